@@ -1,0 +1,100 @@
+package batch_test
+
+import (
+	"errors"
+	"io/fs"
+	"math"
+	"testing"
+	"time"
+
+	"github.com/amieusage/amieusage/internal/batch"
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestTRESCount(t *testing.T) {
+	total := []batch.TRES{{Name: "cpu", Count: 8}, {Name: "gres/gpu:a100", Count: 2}, {Name: "gres/gpu", Count: 2}}
+	typed := []batch.TRES{{Name: "gres/gpu:a100", Count: 2}, {Name: "gres/gpu:h100", Count: 3}, {Name: "gres/gpumem", Count: 7}}
+	tests := []struct {
+		what  string
+		tres  []batch.TRES
+		name  string
+		count int64
+		known bool
+	}{
+		{"plain", total, "cpu", 8, true},
+		{"the total alone, never the total and its parts", total, "gres/gpu", 2, true},
+		{"one type", total, "gres/gpu:a100", 2, true},
+		{"sum of the types where no total is reported", typed, "gres/gpu", 5, true},
+		{"a type that was not allocated", typed, "gres/gpu:v100", 0, false},
+		{"a name that merely begins alike", typed, "gres/gpume", 0, false},
+		{"not reported", total, "billing", 0, false},
+		{"nothing allocated", nil, "cpu", 0, false},
+		{"a sum beyond the range stays at its end", []batch.TRES{{Name: "x:a", Count: math.MaxInt64}, {Name: "x:b", Count: 1}}, "x", math.MaxInt64, true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.what, func(t *testing.T) {
+			job := batch.Job{TRES: tt.tres}
+			count, known := job.TRESCount(tt.name)
+			if count != tt.count || known != tt.known {
+				t.Errorf("TRESCount(%q) = %d, %t; want %d, %t", tt.name, count, known, tt.count, tt.known)
+			}
+		})
+	}
+}
+
+func TestFinished(t *testing.T) {
+	running := batch.Job{Start: time.Unix(1, 0)}
+	ended := batch.Job{End: time.Unix(2, 0)}
+	if running.Finished() || !ended.Finished() {
+		t.Errorf("Finished: running %t, ended %t; want false, true", running.Finished(), ended.Finished())
+	}
+}
+
+func TestCloneSharesNothingThatIsReused(t *testing.T) {
+	job := &batch.Job{ID: "1", TRES: []batch.TRES{{Name: "cpu", Count: 8}}}
+	want := &batch.Job{ID: "1", TRES: []batch.TRES{{Name: "cpu", Count: 8}}}
+	kept := job.Clone()
+	job.ID, job.TRES[0].Count = "2", 1
+	if diff := cmp.Diff(want, kept); diff != "" {
+		t.Errorf("clone changed with the original (-want +got):\n%s", diff)
+	}
+}
+
+func TestPlaceString(t *testing.T) {
+	tests := []struct {
+		place batch.Place
+		want  string
+	}{
+		{batch.Place{File: "dump.psv", Line: 12}, "dump.psv:12"},
+		{batch.Place{File: "dump.json", Record: 3}, "dump.json: job 3"},
+		{batch.Place{File: "-", Line: 2}, "standard input:2"},
+		{batch.Place{File: "-", Record: 2}, "standard input: job 2"},
+		{batch.Place{File: "sacct"}, "sacct"},
+	}
+	for _, tt := range tests {
+		if got := tt.place.String(); got != tt.want {
+			t.Errorf("%#v: got %q, want %q", tt.place, got, tt.want)
+		}
+	}
+}
+
+func TestRowError(t *testing.T) {
+	tests := []struct {
+		err  batch.RowError
+		want string
+	}{
+		{batch.RowError{Place: batch.Place{File: "d", Line: 2}, Problem: "too short"}, "d:2: too short"},
+		{batch.RowError{Place: batch.Place{File: "d", Line: 2}, JobID: "3_7", Field: "End", Problem: `"x" is no time`, Remedy: "export it again"},
+			`d:2: job 3_7: End: "x" is no time; export it again`},
+		{batch.RowError{Place: batch.Place{File: "d", Line: 2}, Problem: "cannot be read", Err: fs.ErrClosed, Remedy: "try again"},
+			"d:2: cannot be read: file already closed; try again"},
+	}
+	for _, tt := range tests {
+		if got := tt.err.Error(); got != tt.want {
+			t.Errorf("got %q, want %q", got, tt.want)
+		}
+	}
+	if err := error(&tests[2].err); !errors.Is(err, fs.ErrClosed) {
+		t.Error("the cause is not reached by errors.Is")
+	}
+}

@@ -1,0 +1,2 @@
+-- +goose Up
+PRAGMA application_id = 0x414d4f31;

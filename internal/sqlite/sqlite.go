@@ -1,0 +1,306 @@
+// Package sqlite keeps the service's ledger and the site's outbox in SQLite
+// files: Store and Queue on one engine, in pure Go.
+//
+// A file has one writer at a time. Every write is one transaction that is on
+// stable storage when it returns (WAL, synchronous=FULL); readers never wait
+// for it.
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/gofrs/flock"
+	"github.com/pressly/goose/v3"
+	_ "modernc.org/sqlite" // goose speaks database/sql; all else uses zombiezen's low-level API on the same engine
+	"zombiezen.com/go/sqlite"
+	"zombiezen.com/go/sqlite/sqlitex"
+
+	"github.com/amieusage/amieusage"
+)
+
+//go:embed migrations
+var migrations embed.FS
+
+// A fileKind is what a file holds. It is written into the file's header, so
+// that an outbox is never opened as a ledger.
+type fileKind struct {
+	name          string // as errors call it, and the folder of its migrations
+	applicationID int64
+}
+
+var (
+	ledgerFile = fileKind{"ledger", 0x414d4c31} // "AML1"
+	outboxFile = fileKind{"outbox", 0x414d4f31} // "AMO1"
+)
+
+// quickCheckBytes is the size up to which a file is checked as a whole when it
+// is opened; a larger one is checked as far as it is read.
+const quickCheckBytes = 64 << 20
+
+const (
+	busyTimeout = 10 * time.Second
+	readers     = 4
+)
+
+// database is one open file: one connection that writes, and a pool that
+// reads.
+type database struct {
+	path   string
+	writer chan *sqlite.Conn // holds the one connection while nobody writes
+	pool   *sqlitex.Pool
+}
+
+// open opens or creates the file, and brings its schema up to date. What is no
+// file of this kind, is damaged, or was written by a newer program is refused
+// with a *amieusage.Error.
+func open(ctx context.Context, path string, kind fileKind) (*database, error) {
+	if err := check(ctx, path, kind); err != nil {
+		return nil, err
+	}
+	if err := migrate(ctx, path, kind); err != nil {
+		return nil, err
+	}
+	conn, err := sqlite.OpenConn(path, sqlite.OpenReadWrite|sqlite.OpenCreate)
+	if err != nil {
+		return nil, openError(path, kind, err)
+	}
+	if err := prepare(conn); err != nil {
+		conn.Close()
+		return nil, openError(path, kind, err)
+	}
+	pool, err := sqlitex.NewPool(path, sqlitex.PoolOptions{
+		Flags:       sqlite.OpenReadWrite,
+		PoolSize:    readers,
+		PrepareConn: prepare,
+	})
+	if err != nil {
+		conn.Close()
+		return nil, openError(path, kind, err)
+	}
+	db := &database{path: path, writer: make(chan *sqlite.Conn, 1), pool: pool}
+	db.writer <- conn
+	return db, nil
+}
+
+func prepare(conn *sqlite.Conn) error {
+	conn.SetBusyTimeout(busyTimeout)
+	return sqlitex.ExecuteScript(conn, `
+		PRAGMA journal_mode = WAL;
+		PRAGMA synchronous = FULL;
+		PRAGMA foreign_keys = ON;
+		PRAGMA wal_autocheckpoint = 20000;
+		PRAGMA cache_size = -65536;
+		PRAGMA temp_store = MEMORY;`, nil)
+}
+
+// close waits for the writer and closes the file.
+func (db *database) close() error {
+	conn := <-db.writer
+	return errors.Join(db.pool.Close(), conn.Close())
+}
+
+// write runs f in one transaction, and returns nil only when it is on stable
+// storage. A context that ends before the transaction begins ends the wait for
+// the writer; once begun, a transaction is not interrupted.
+func (db *database) write(ctx context.Context, f func(conn *sqlite.Conn) error) (err error) {
+	var conn *sqlite.Conn
+	select {
+	case conn = <-db.writer:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { db.writer <- conn }()
+	end, err := sqlitex.ImmediateTransaction(conn)
+	if err != nil {
+		return db.failure(err)
+	}
+	defer func() { err = db.failure(err) }()
+	defer end(&err)
+	return f(conn)
+}
+
+// read runs f in one snapshot of the file.
+func (db *database) read(ctx context.Context, f func(conn *sqlite.Conn) error) (err error) {
+	conn, err := db.pool.Take(ctx)
+	if err != nil {
+		return err
+	}
+	defer db.pool.Put(conn)
+	defer func() {
+		if ctx.Err() != nil && sqlite.ErrCode(err).ToPrimary() == sqlite.ResultInterrupt {
+			err = ctx.Err()
+		}
+		err = db.failure(err)
+	}()
+	end := sqlitex.Transaction(conn)
+	defer end(&err)
+	return f(conn)
+}
+
+// failure translates the engine's errors by their codes.
+func (db *database) failure(err error) error {
+	if err == nil {
+		return nil
+	}
+	switch sqlite.ErrCode(err).ToPrimary() {
+	case sqlite.ResultBusy, sqlite.ResultLocked:
+		return &amieusage.Error{Code: amieusage.CodeUnavailable, Message: db.path + " is in use by another program", Err: err}
+	case sqlite.ResultFull:
+		return &amieusage.Error{Code: amieusage.CodeUnavailable, Message: "no room left to write " + db.path,
+			Hint: "free some disk space", Err: err}
+	case sqlite.ResultCorrupt, sqlite.ResultNotADB:
+		return &amieusage.Error{Code: amieusage.CodeInternal, Message: db.path + " is damaged",
+			Hint: "restore it from a backup", Err: err}
+	case sqlite.ResultReadOnly, sqlite.ResultPerm, sqlite.ResultIOErr, sqlite.ResultCantOpen:
+		return &amieusage.Error{Code: amieusage.CodeUnavailable, Message: "cannot read or write " + db.path, Err: err}
+	}
+	return err
+}
+
+// check refuses a file that is there but is not what it should be. It changes
+// nothing.
+func check(ctx context.Context, path string, kind fileKind) error {
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if _, err := os.Stat(filepath.Dir(path)); err != nil {
+			return &amieusage.Error{Code: amieusage.CodeNotFound, Message: "cannot create the " + kind.name + " " + path,
+				Hint: "make its folder first", Err: err}
+		}
+		return nil
+	case err != nil:
+		return openError(path, kind, err)
+	case info.IsDir():
+		return &amieusage.Error{Code: amieusage.CodeInvalid, Message: path + " is a folder, not a " + kind.name}
+	case info.Size() == 0:
+		return nil
+	}
+	conn, err := sqlite.OpenConn(path, sqlite.OpenReadWrite)
+	if err != nil {
+		return openError(path, kind, err)
+	}
+	defer conn.Close()
+	conn.SetBusyTimeout(busyTimeout)
+	conn.SetInterrupt(ctx.Done())
+	id, err := number(conn, "PRAGMA application_id")
+	if err != nil {
+		return openError(path, kind, err)
+	}
+	tables, err := number(conn, "SELECT count(*) FROM sqlite_schema")
+	if err != nil {
+		return openError(path, kind, err)
+	}
+	if id != kind.applicationID && tables > 0 {
+		return &amieusage.Error{Code: amieusage.CodeInvalid, Message: path + " is a database, but no amieusage " + kind.name,
+			Hint: "name another file"}
+	}
+	if info.Size() > quickCheckBytes {
+		return nil
+	}
+	var finding string
+	err = sqlitex.ExecuteTransient(conn, "PRAGMA quick_check(1)", &sqlitex.ExecOptions{
+		ResultFunc: func(stmt *sqlite.Stmt) error {
+			finding = stmt.ColumnText(0)
+			return nil
+		},
+	})
+	if err != nil {
+		return openError(path, kind, err)
+	}
+	if finding != "ok" {
+		return openError(path, kind, errors.New(finding))
+	}
+	return nil
+}
+
+func openError(path string, kind fileKind, err error) error {
+	e := &amieusage.Error{Code: amieusage.CodeUnavailable, Message: "cannot open the " + kind.name + " " + path, Err: err}
+	switch sqlite.ErrCode(err).ToPrimary() {
+	case sqlite.ResultNotADB:
+		e.Code, e.Message = amieusage.CodeInvalid, path+" is not an amieusage "+kind.name
+		e.Hint = "name another file"
+	case sqlite.ResultBusy, sqlite.ResultLocked:
+		e.Hint = "another program is using it"
+	case sqlite.ResultCorrupt, sqlite.ResultError:
+		e.Code, e.Message = amieusage.CodeInternal, "the "+kind.name+" "+path+" is damaged"
+		e.Hint = "restore it from a backup; nothing was changed"
+	}
+	return e
+}
+
+// migrate brings the schema up to date. Programs that start together take
+// turns; a schema from a newer program is refused.
+func migrate(ctx context.Context, path string, kind fileKind) error {
+	files, err := fs.Sub(migrations, "migrations/"+kind.name)
+	if err != nil {
+		return err
+	}
+	if err := createPrivate(path); err != nil {
+		return openError(path, kind, err)
+	}
+	db, err := sql.Open("sqlite", "file:"+path+"?_pragma=busy_timeout(10000)")
+	if err != nil {
+		return openError(path, kind, err)
+	}
+	defer db.Close()
+	provider, err := goose.NewProvider(goose.DialectSQLite3, db, files)
+	if err != nil {
+		return err
+	}
+	sources := provider.ListSources()
+	newest := sources[len(sources)-1].Version
+	turn := flock.New(path+".lock", flock.SetPermissions(0o600))
+	if ok, err := turn.TryLockContext(ctx, 20*time.Millisecond); err != nil || !ok {
+		return openError(path, kind, err)
+	}
+	defer turn.Unlock()
+	current, err := provider.GetDBVersion(ctx)
+	if err != nil {
+		return openError(path, kind, err)
+	}
+	if current > newest {
+		return &amieusage.Error{
+			Code:    amieusage.CodeInvalid,
+			Message: fmt.Sprintf("the %s %s has schema %d, this program knows schemas up to %d", kind.name, path, current, newest),
+			Hint:    "it was written by a newer amieusage: run that one",
+		}
+	}
+	if _, err := provider.Up(ctx); err != nil {
+		return openError(path, kind, err)
+	}
+	return nil
+}
+
+// createPrivate creates an empty file that only its owner can read: it will
+// hold who used what.
+func createPrivate(path string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// number returns the one number that a query gives.
+func number(conn *sqlite.Conn, query string, args ...any) (int64, error) {
+	var n int64
+	err := sqlitex.Execute(conn, query, &sqlitex.ExecOptions{
+		Args: args,
+		ResultFunc: func(stmt *sqlite.Stmt) error {
+			n = stmt.ColumnInt64(0)
+			return nil
+		},
+	})
+	return n, err
+}

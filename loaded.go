@@ -1,0 +1,138 @@
+package amieusage
+
+import (
+	"encoding/json"
+	"math"
+	"net/url"
+	"strconv"
+	"time"
+)
+
+// A LoadedQuery selects loaded records and a page of them.
+type LoadedQuery struct {
+	// MinLoadedTime leaves out what was loaded before it; zero: nothing.
+	MinLoadedTime time.Time
+	// LocalRecordID selects the records of this id; "": all.
+	LocalRecordID string
+	// Limit is the length of a page, at most [MaxLoadedPage]; 0: the service's
+	// choice.
+	Limit int
+	// Offset is the number of records to leave out before the page.
+	Offset int64
+	// Cursor goes on behind a page that was read before: it stays right while
+	// records are loaded and corrected, as an offset does not. It is given by
+	// the service, in the Link header of a page, and means nothing by itself.
+	Cursor string
+}
+
+// Values returns the query as parameters of GET {base}/usage/loaded.
+func (q LoadedQuery) Values() url.Values {
+	v := url.Values{}
+	setTime(v, "MinLoadedTime", q.MinLoadedTime)
+	if q.LocalRecordID != "" {
+		v.Set("LocalRecordID", q.LocalRecordID)
+	}
+	setNumber(v, "Limit", int64(q.Limit))
+	setNumber(v, "Offset", q.Offset)
+	if q.Cursor != "" {
+		v.Set("Cursor", q.Cursor)
+	}
+	return v
+}
+
+// ParseLoadedQuery reads the parameters of GET {base}/usage/loaded. The error
+// is a [*Error] with [CodeInvalid].
+func ParseLoadedQuery(v url.Values) (LoadedQuery, error) {
+	q := LoadedQuery{LocalRecordID: v.Get("LocalRecordID"), Cursor: v.Get("Cursor")}
+	var err error
+	if q.MinLoadedTime, err = timeParameter(v, "MinLoadedTime"); err != nil {
+		return q, err
+	}
+	limit, err := numberParameter(v, "Limit", 1, MaxLoadedPage)
+	if err != nil {
+		return q, err
+	}
+	q.Limit = int(limit)
+	if q.Offset, err = numberParameter(v, "Offset", 0, math.MaxInt64); err != nil {
+		return q, err
+	}
+	if q.Cursor != "" && q.Offset != 0 {
+		return q, &Error{Code: CodeInvalid, Message: "parameters Cursor and Offset exclude each other"}
+	}
+	return q, nil
+}
+
+// A LoadedRecord is a record in the service's ledger, in its newest revision
+// (GET {base}/usage/loaded).
+type LoadedRecord struct {
+	// AccountingDbRecordID is the service's number of the record; a correction
+	// keeps it.
+	AccountingDbRecordID int64
+	UsageType            UsageType `json:",omitempty"`
+	LocalRecordID        string
+	Resource             string
+	// SubmitTime is the record's SubmitTime, CollectionTime or, for an
+	// adjustment, StartTime.
+	SubmitTime time.Time
+	// LoadedTime is when the newest revision was loaded.
+	LoadedTime time.Time
+	// Charge is the record's charge as the ledger keeps it, in millionths.
+	Charge Charge
+}
+
+// Identity returns the identity of the loaded record. A service that names no
+// usage type means a compute record.
+func (r LoadedRecord) Identity() Identity {
+	id := Identity{r.Resource, r.UsageType, r.LocalRecordID, keyTime(r.SubmitTime)}
+	switch r.UsageType {
+	case "":
+		id.UsageType = Compute
+	case Adjustment:
+		id.KeyTime = time.Time{}
+	}
+	return id
+}
+
+// UnmarshalJSON reads numbers as numbers or text, and naive times as UTC.
+func (r *LoadedRecord) UnmarshalJSON(data []byte) error {
+	var body struct {
+		AccountingDbRecordID   Count
+		UsageType              string
+		LocalRecordID          json.RawMessage
+		Resource               string
+		SubmitTime, LoadedTime string
+		Charge                 Charge
+	}
+	if err := json.Unmarshal(data, &body); err != nil {
+		return err
+	}
+	*r = LoadedRecord{Resource: body.Resource, Charge: body.Charge}
+	r.AccountingDbRecordID, _ = body.AccountingDbRecordID.Get()
+	var err error
+	if r.LocalRecordID, err = scalarText(body.LocalRecordID); err != nil {
+		return err
+	}
+	if body.UsageType != "" {
+		if r.UsageType, err = ParseUsageType(body.UsageType); err != nil {
+			return err
+		}
+	}
+	for _, t := range []struct {
+		text string
+		p    *time.Time
+	}{{body.SubmitTime, &r.SubmitTime}, {body.LoadedTime, &r.LoadedTime}} {
+		if t.text != "" {
+			if *t.p, err = ParseTime(t.text); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// String returns the loaded record in one readable line.
+func (r LoadedRecord) String() string {
+	return strconv.FormatInt(r.AccountingDbRecordID, 10) + ": " + r.LocalRecordID + " on " + r.Resource +
+		" submitted " + FormatTime(r.SubmitTime) + " loaded " + FormatTime(r.LoadedTime) +
+		": charge " + orDash(r.Charge.String())
+}

@@ -1,0 +1,191 @@
+package amieusage
+
+import (
+	"strconv"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// A Message carries records of one kind to the service
+// (POST {base}/usage/).
+type Message struct {
+	UsageType UsageType
+	Records   []Record
+}
+
+// NewMessage returns the message of the records, which must all be of one
+// kind and at least one; see [SplitByType] for mixed ones.
+func NewMessage(records ...Record) (*Message, error) {
+	if len(records) == 0 {
+		return nil, &Error{Code: CodeInvalid, Message: "a message needs at least one record to know its usage type"}
+	}
+	m := &Message{UsageType: records[0].UsageType()}
+	for _, r := range records {
+		if err := m.Append(r); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+// Append adds a record. The error is a [*Error] with [CodeInvalid] where the
+// record is of another kind than the message.
+func (m *Message) Append(r Record) error {
+	if m.UsageType == "" {
+		m.UsageType = r.UsageType()
+	}
+	if r.UsageType() != m.UsageType {
+		return &Error{
+			Code:    CodeInvalid,
+			Message: "a " + string(r.UsageType()) + " record cannot go into a " + string(m.UsageType) + " message",
+			Hint:    "send records of different kinds in different messages",
+		}
+	}
+	m.Records = append(m.Records, r)
+	return nil
+}
+
+// MarshalJSON returns the message as it goes over the wire.
+func (m *Message) MarshalJSON() ([]byte, error) {
+	dst := AppendMessageStart(nil, m.UsageType)
+	for i, r := range m.Records {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = r.AppendJSON(dst)
+	}
+	return append(dst, MessageEnd...), nil
+}
+
+// AppendMessageStart appends what stands before a message's records, for those
+// who write a message record by record; commas go between the records, and
+// [MessageEnd] behind them.
+func AppendMessageStart(dst []byte, t UsageType) []byte {
+	dst = append(dst, `{"UsageType":`...)
+	dst = appendString(dst, string(t))
+	return append(dst, `,"Records":[`...)
+}
+
+// MessageEnd is what stands behind a message's records.
+const MessageEnd = "]}"
+
+// UnmarshalJSON reads a message. Where single records cannot be read the error
+// names the first of them; [DecodeMessage] judges every record on its own.
+func (m *Message) UnmarshalJSON(data []byte) error {
+	t, items, err := DecodeMessage(data)
+	if err != nil {
+		return err
+	}
+	*m = Message{UsageType: t, Records: make([]Record, 0, len(items))}
+	for i, raw := range items {
+		r := NewRecord(t)
+		if err := decodeRecord(r, raw); err != nil {
+			return &Error{Code: CodeInvalid, Message: "record " + strconv.Itoa(i+1) + " of the message", Err: err}
+		}
+		m.Records = append(m.Records, r)
+	}
+	return nil
+}
+
+// String returns the message in one readable line.
+func (m *Message) String() string {
+	return string(m.UsageType) + " message of " + strconv.Itoa(len(m.Records)) + " records"
+}
+
+// DecodeMessage takes a message apart without judging its records: each is
+// returned as the JSON that it came as, a piece of data, for [CheckRecord].
+// The error is a [*Error] with [CodeInvalid] where the data is no message.
+func DecodeMessage(data []byte) (UsageType, [][]byte, error) {
+	d := newReader(data, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+	defer d.release()
+	var usageType string
+	var records [][]byte
+	seen := map[string]bool{}
+	notMessage := func(message string, cause error) (UsageType, [][]byte, error) {
+		return "", nil, &Error{
+			Code:    CodeInvalid,
+			Message: message,
+			Hint:    `a message is {"UsageType": "Compute"|"Storage"|"Adjustment", "Records": [...]}`,
+			Err:     cause,
+		}
+	}
+	if d.dec.PeekKind() != '{' {
+		return notMessage("the body is not a usage message", nil)
+	}
+	err := d.members(func(name string) error {
+		if seen[name] {
+			return &Error{Code: CodeInvalid, Message: name + " stands twice in the message"}
+		}
+		seen[name] = true
+		switch name {
+		case "UsageType":
+			v, err := d.dec.ReadValue()
+			if err != nil {
+				return err
+			}
+			usageType, _ = d.text(v)
+			return nil
+		case "Records":
+			if d.dec.PeekKind() == '[' {
+				var err error
+				records, err = d.elements(data)
+				return err
+			}
+			return &Error{Code: CodeInvalid, Message: "Records is not a list"}
+		}
+		return d.dec.SkipValue()
+	})
+	if err == nil {
+		err = d.atEnd()
+	}
+	if err != nil {
+		return notMessage("the body is not a usage message", err)
+	}
+	if !seen["UsageType"] {
+		return notMessage("the message has no UsageType", nil)
+	}
+	if !seen["Records"] {
+		return notMessage("the message has no Records", nil)
+	}
+	t, err := ParseUsageType(usageType)
+	if err != nil {
+		return "", nil, err
+	}
+	return t, records, nil
+}
+
+// elements reads a list and returns each element as a piece of data, which is
+// what d reads from.
+func (d *reader) elements(data []byte) ([][]byte, error) {
+	if _, err := d.dec.ReadToken(); err != nil {
+		return nil, err
+	}
+	elements := [][]byte{}
+	for d.dec.PeekKind() != ']' {
+		value, err := d.dec.ReadValue()
+		if err != nil {
+			return nil, err
+		}
+		end := d.dec.InputOffset()
+		elements = append(elements, data[end-int64(len(value)):end:end])
+	}
+	_, err := d.dec.ReadToken()
+	return elements, err
+}
+
+// SplitByType parts records by kind, and keeps their order within each. The
+// kinds come in the order in which they first appear.
+func SplitByType(records []Record) []*Message {
+	var messages []*Message
+	byType := map[UsageType]*Message{}
+	for _, r := range records {
+		m := byType[r.UsageType()]
+		if m == nil {
+			m = &Message{UsageType: r.UsageType()}
+			byType[m.UsageType] = m
+			messages = append(messages, m)
+		}
+		m.Records = append(m.Records, r)
+	}
+	return messages
+}

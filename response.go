@@ -1,0 +1,45 @@
+package amieusage
+
+import (
+	"encoding/json"
+	"strconv"
+)
+
+// A SendResponse is the service's answer to a message
+// (POST {base}/usage/): what was refused at once. All other records of the
+// message are on stable storage and will be loaded.
+type SendResponse struct {
+	Message       string
+	FailedRecords []FailedRecord
+}
+
+// QueuedMessage returns the text with which the service acknowledges n
+// records.
+func QueuedMessage(n int) string {
+	return strconv.Itoa(n) + " records have been queued for loading."
+}
+
+// MarshalJSON writes the list of failed records under both names that clients
+// read.
+func (r SendResponse) MarshalJSON() ([]byte, error) {
+	dst := appendString(appendName([]byte{'{'}, "Message"), r.Message)
+	return append(appendFailedLists(dst, r.FailedRecords), '}'), nil
+}
+
+// UnmarshalJSON reads the list of failed records under either name.
+func (r *SendResponse) UnmarshalJSON(data []byte) error {
+	var body struct {
+		Message string
+		failedLists
+	}
+	if err := json.Unmarshal(data, &body); err != nil {
+		return err
+	}
+	*r = SendResponse{Message: body.Message, FailedRecords: body.records()}
+	return nil
+}
+
+// String returns the answer in one readable line.
+func (r SendResponse) String() string {
+	return r.Message + " " + strconv.Itoa(len(r.FailedRecords)) + " records were refused."
+}

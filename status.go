@@ -1,0 +1,99 @@
+package amieusage
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"time"
+)
+
+// A StatusQuery limits a [Status] to what was loaded in [From, To). Zero times
+// leave the choice to the service: the last 30 days.
+type StatusQuery struct {
+	From, To time.Time
+}
+
+// Values returns the query as parameters of GET {base}/usage/status.
+func (q StatusQuery) Values() url.Values {
+	v := url.Values{}
+	setTime(v, "FromTime", q.From)
+	setTime(v, "ToTime", q.To)
+	return v
+}
+
+// ParseStatusQuery reads the parameters of GET {base}/usage/status. The error
+// is a [*Error] with [CodeInvalid].
+func ParseStatusQuery(v url.Values) (q StatusQuery, err error) {
+	if q.From, err = timeParameter(v, "FromTime"); err != nil {
+		return q, err
+	}
+	if q.To, err = timeParameter(v, "ToTime"); err != nil {
+		return q, err
+	}
+	return q, checkPeriod("FromTime", q.From, "ToTime", q.To)
+}
+
+// A Status is the service's answer to GET {base}/usage/status: a row for each
+// resource.
+type Status []ResourceStatus
+
+// A ResourceStatus says what was loaded for one resource in the time asked
+// for.
+type ResourceStatus struct {
+	Resource          string
+	LoadedRecordCount int64
+	// FailedJobCount is the number of records that failed and were neither
+	// cleared nor superseded since.
+	FailedJobCount int64
+	// TotalCharge is the charge of the loaded records, with what adjustments
+	// give back taken off; it may be negative.
+	TotalCharge Charge
+	Errors      []StatusError
+}
+
+// A StatusError groups the failed records that failed for the same reason.
+type StatusError struct {
+	Error   string
+	Records []FailedRecord
+}
+
+// MarshalJSON writes the status as a JSON list.
+func (s Status) MarshalJSON() ([]byte, error) {
+	rows := []ResourceStatus(s)
+	if rows == nil {
+		rows = []ResourceStatus{}
+	}
+	return json.Marshal(rows)
+}
+
+// MarshalJSON writes Errors and Records as lists even where they are empty.
+func (r ResourceStatus) MarshalJSON() ([]byte, error) {
+	type plain ResourceStatus
+	if r.Errors == nil {
+		r.Errors = []StatusError{}
+	}
+	return json.Marshal(plain(r))
+}
+
+// UnmarshalJSON reads counts as numbers or text.
+func (r *ResourceStatus) UnmarshalJSON(data []byte) error {
+	var body struct {
+		Resource                          string
+		LoadedRecordCount, FailedJobCount Count
+		TotalCharge                       Charge
+		Errors                            []StatusError
+	}
+	if err := json.Unmarshal(data, &body); err != nil {
+		return err
+	}
+	*r = ResourceStatus{Resource: body.Resource, TotalCharge: body.TotalCharge, Errors: body.Errors}
+	r.LoadedRecordCount, _ = body.LoadedRecordCount.Get()
+	r.FailedJobCount, _ = body.FailedJobCount.Get()
+	return nil
+}
+
+// String returns the row in one readable line.
+func (r ResourceStatus) String() string {
+	return fmt.Sprintf("%s: %d loaded, %d failed, total charge %s",
+		r.Resource, r.LoadedRecordCount, r.FailedJobCount, orDash(r.TotalCharge.String()))
+}
