@@ -1,0 +1,60 @@
+package ledger
+
+import (
+	"context"
+
+	"github.com/amieusage/amieusage"
+)
+
+// Accept judges each record of a message on its own, stores the valid ones as
+// one batch, and returns only when that is on stable storage. The refused ones
+// come back in the answer with their reasons.
+//
+// Errors are *amieusage.Error: [amieusage.CodeInvalid] for what is no message,
+// [amieusage.CodeTooManyRequests] where the site's queue is too deep; nothing
+// is stored then.
+func (s *Service) Accept(ctx context.Context, who Caller, resources map[string]bool, message []byte) (*amieusage.SendResponse, error) {
+	usageType, items, err := amieusage.DecodeMessage(message)
+	if err != nil {
+		return nil, err
+	}
+	answer := &amieusage.SendResponse{}
+	batch := &Batch{
+		Site:       who.Site,
+		KeyID:      who.KeyID,
+		UsageType:  usageType,
+		AcceptedAt: s.clock(),
+		Records:    make([][]byte, 0, len(items)),
+	}
+	for _, raw := range items {
+		record, err := amieusage.CheckRecord(usageType, raw)
+		if err == nil && s.policy != Open && !resources[record.Common().Resource] {
+			err = &amieusage.ValidationError{Fields: []amieusage.FieldError{
+				{Field: "Resource", Problem: "is not a resource of this site"},
+			}}
+		}
+		if err != nil {
+			answer.FailedRecords = append(answer.FailedRecords, amieusage.FailedRecord{
+				UsageType: usageType, Error: err.Error(), Record: record, Problem: err, Raw: raw,
+			})
+			continue
+		}
+		batch.Records = append(batch.Records, raw)
+	}
+	if len(batch.Records) > 0 {
+		if err := s.store.Accept(ctx, batch, s.maxQueued); err != nil {
+			return nil, err
+		}
+		s.notify()
+	}
+	answer.Message = amieusage.QueuedMessage(len(batch.Records))
+	return answer, nil
+}
+
+// notify tells Run that there is something to load.
+func (s *Service) notify() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}

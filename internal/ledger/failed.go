@@ -1,0 +1,51 @@
+package ledger
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/amieusage/amieusage"
+)
+
+// An UnknownFailedError names failed records that a site cannot clear: they
+// are not there, or not its own.
+type UnknownFailedError struct {
+	IDs []int64
+}
+
+// Error names the ids, up to twenty of them.
+func (e *UnknownFailedError) Error() string {
+	var names []string
+	for i, id := range e.IDs {
+		if i == 20 {
+			names = append(names, fmt.Sprintf("and %d more", len(e.IDs)-i))
+			break
+		}
+		names = append(names, strconv.FormatInt(id, 10))
+	}
+	return "no failed record of this site has the id " + strings.Join(names, ", ") + "; nothing was cleared"
+}
+
+// Failed returns a page of the site's open failed records, in order of
+// failing, and the FailedRecordID to go on after, or 0 behind the last page.
+func (s *Service) Failed(ctx context.Context, who Caller, q FailedQuery) ([]amieusage.FailedRecord, int64, error) {
+	if q.Limit <= 0 || q.Limit > maxFailedPage {
+		q.Limit = maxFailedPage
+	}
+	limit := q.Limit
+	q.Limit++
+	failed, err := s.store.Failed(ctx, who.Site, q)
+	if err != nil || len(failed) <= limit {
+		return failed, 0, err
+	}
+	failed = failed[:limit]
+	return failed, failed[limit-1].FailedRecordID, nil
+}
+
+// Clear clears failed records of the site, all or none. Ids that are not the
+// site's are an [*UnknownFailedError].
+func (s *Service) Clear(ctx context.Context, who Caller, ids []int64) error {
+	return s.store.Clear(ctx, who.Site, ids, s.clock())
+}

@@ -1,0 +1,210 @@
+// Package ledger holds the rules of the service: which records are accepted,
+// how they are loaded, what fails and why, what a correction does, and how
+// usage adds up. It owns [Store], which says what it needs of a database.
+//
+// A send is accepted as one batch in one durable commit. Loading takes batches
+// in order of acceptance and turns their records into ledger entries and
+// failed records, in one transaction that also moves the daily roll-ups and
+// the balances. At every instant, for each site: accepted = loaded + failed +
+// queued.
+package ledger
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/amieusage/amieusage"
+)
+
+// A SiteID numbers a site. Every row of a store belongs to one.
+type SiteID int64
+
+// A Policy says what the service knows about projects and users.
+type Policy string
+
+const (
+	// Strict loads only what the registry knows: the project, the user on the
+	// project, and an allocation on the resource at the record's time.
+	Strict Policy = "strict"
+	// Open registers the resources, projects and users that it meets.
+	Open Policy = "open"
+)
+
+// A Caller is who makes a request: a site, by one of its keys.
+type Caller struct {
+	Site  SiteID
+	Name  string
+	KeyID int64
+}
+
+// A Batch is the accepted records of one send, in order of acceptance.
+type Batch struct {
+	ID         int64 // 0 until it is stored; rises in order of acceptance
+	Site       SiteID
+	KeyID      int64 // who sent it
+	UsageType  amieusage.UsageType
+	AcceptedAt time.Time
+	Records    [][]byte // each record's JSON as it was sent
+}
+
+// A Verdict is what loading decides about one record of a batch.
+type Verdict struct {
+	Record    amieusage.Record
+	Digest    amieusage.Digest
+	Charge    int64 // millionths, not negative
+	GivesBack bool  // the charge is given back to the allocation
+	// Failure is why the record cannot be loaded, or "".
+	Failure Failure
+}
+
+// A Judge decides about each record of a batch, in order. It must not keep the
+// registry.
+type Judge func(registry *Registry, batch *Batch) ([]Verdict, error)
+
+// A LoadReport says what one transaction of loading did.
+type LoadReport struct {
+	Batches   int
+	Loaded    int // records that are now in the ledger, changed or not
+	Unchanged int // of these, records whose content was there already
+	Failed    int
+}
+
+// Counts are the numbers of records of a site by where they are. Accepted is
+// the sum of the other three.
+type Counts struct {
+	Accepted, Loaded, Failed, Queued int64
+}
+
+// A FailedQuery selects a page of open failed records, in order of failing.
+type FailedQuery struct {
+	After int64 // leaves out this FailedRecordID and those before it
+	Limit int
+}
+
+// A LoadedPage is one page of loaded records.
+type LoadedPage struct {
+	Records []amieusage.LoadedRecord
+	Next    string // the cursor of the next page; "" behind the last
+}
+
+// Store keeps the ledger. All its methods are safe for concurrent use, and
+// each is atomic. Errors are *amieusage.Error where a caller can act on them.
+type Store interface {
+	// Authority returns what a site's requests are checked against: all its
+	// keys and resources. An unknown site is amieusage.CodeNotFound.
+	Authority(ctx context.Context, siteName string) (*Authority, error)
+
+	// Accept stores the batch, and returns when it is on stable storage. It is
+	// refused with amieusage.CodeTooManyRequests, and nothing is stored, where
+	// the site has maxQueued or more records queued.
+	Accept(ctx context.Context, batch *Batch, maxQueued int64) error
+	// Load loads the oldest queued batches of one site, of about maxRecords
+	// records, in one transaction: judge decides, Load applies, and registers
+	// the names that it meets in what judge lets pass. Whatever the order in
+	// which batches are loaded, of two contents of one identity the one
+	// accepted last stands. A record that would take the site's total beyond
+	// what can be held exactly fails with [TotalTooLarge]. A zero report means
+	// that nothing is queued.
+	Load(ctx context.Context, now time.Time, maxRecords int, judge Judge) (LoadReport, error)
+	// Counts returns where the site's records are.
+	Counts(ctx context.Context, site SiteID) (Counts, error)
+
+	// Status sums up what was loaded and what failed in [q.From, q.To), by
+	// time of loading; a zero q.To sets no end. Of each reason at most maxRecords failed records are
+	// given.
+	Status(ctx context.Context, site SiteID, q amieusage.StatusQuery, maxRecords int) (amieusage.Status, error)
+	// Failed returns open failed records.
+	Failed(ctx context.Context, site SiteID, q FailedQuery) ([]amieusage.FailedRecord, error)
+	// Clear clears failed records, all or none: ids that are not the site's are
+	// a *UnknownFailedError. Clearing again what was cleared or superseded is
+	// no error.
+	Clear(ctx context.Context, site SiteID, ids []int64, now time.Time) error
+	// Loaded returns a page of loaded records, each in its newest revision, in
+	// order of loading.
+	Loaded(ctx context.Context, site SiteID, q amieusage.LoadedQuery) (LoadedPage, error)
+	// Revisions returns all that is kept of one loaded record, oldest first.
+	Revisions(ctx context.Context, site SiteID, id amieusage.Identity) ([]Revision, error)
+	// Summary sums up usage by time of usage; more than maxRows groups are
+	// amieusage.CodeTooLarge.
+	Summary(ctx context.Context, site SiteID, q amieusage.SummaryQuery, maxRows int) (*amieusage.Summary, error)
+
+	// Import brings the registry in line with what the spec names, and
+	// returns what it changed. What the spec does not name stays as it is.
+	Import(ctx context.Context, spec *RegistrySpec) ([]Change, error)
+	// CreateKey stores a key's hash. An unknown site is
+	// amieusage.CodeNotFound.
+	CreateKey(ctx context.Context, siteName string, hash KeyHash, label string, now time.Time) (Key, error)
+	// Keys lists the keys of a site, or of all sites where siteName is "".
+	Keys(ctx context.Context, siteName string) ([]Key, error)
+	// RevokeKey ends a key. An unknown key is amieusage.CodeNotFound; revoking
+	// it again is no error.
+	RevokeKey(ctx context.Context, siteName string, keyID int64, now time.Time) error
+}
+
+// A Revision is one content of a loaded record.
+type Revision struct {
+	Number     int // from 1
+	Charge     amieusage.Charge
+	AcceptedAt time.Time
+	LoadedAt   time.Time
+	KeyID      int64  // the key it was sent with
+	Record     []byte // its JSON as it was sent
+}
+
+// Config is what a [Service] is made of.
+type Config struct {
+	Store  Store
+	Policy Policy // Strict where empty
+	Clock  func() time.Time
+	Logger *slog.Logger
+	// MaxQueued is the number of queued records from which on a site is asked
+	// to wait; 0: [DefaultMaxQueued].
+	MaxQueued int64
+}
+
+// DefaultMaxQueued is the number of queued records of a site from which on
+// further sends are refused until loading has caught up.
+const DefaultMaxQueued = 5_000_000
+
+// Limits on the sizes of answers.
+const (
+	maxFailedPage    = 25_000
+	maxStatusRecords = 1_000
+	maxSummaryRows   = 100_000
+	statusDays       = 30
+)
+
+// A Service is the ledger as the API offers it.
+type Service struct {
+	store     Store
+	policy    Policy
+	clock     func() time.Time
+	log       *slog.Logger
+	maxQueued int64
+	wake      chan struct{}
+}
+
+// New returns the service of a store. Its Run loads what Accept accepts.
+func New(c Config) *Service {
+	s := &Service{
+		store:     c.Store,
+		policy:    c.Policy,
+		clock:     c.Clock,
+		log:       c.Logger,
+		maxQueued: c.MaxQueued,
+		wake:      make(chan struct{}, 1),
+	}
+	if s.policy == "" {
+		s.policy = Strict
+	}
+	if s.maxQueued == 0 {
+		s.maxQueued = DefaultMaxQueued
+	}
+	return s
+}
+
+// Counts returns where the site's records are.
+func (s *Service) Counts(ctx context.Context, who Caller) (Counts, error) {
+	return s.store.Counts(ctx, who.Site)
+}

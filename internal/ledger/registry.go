@@ -1,0 +1,103 @@
+package ledger
+
+import (
+	"time"
+
+	"github.com/amieusage/amieusage"
+)
+
+// A Failure is why a record cannot be loaded. Status groups failed records by
+// it, so it holds no variable part.
+type Failure string
+
+// The reasons for which loading refuses a record.
+const (
+	UnknownProject    Failure = "The project is not known at this site"
+	UnknownUser       Failure = "The user is not known on the project"
+	NoAllocation      Failure = "The project has no allocation on the resource"
+	AllocationInvalid Failure = "The allocation on the resource is not valid at the record's time"
+	TotalTooLarge     Failure = "The charge would take the site's total beyond what the ledger can hold"
+)
+
+// A Registry is what a site's records are checked against when they are
+// loaded, with the numbers by which a store knows each name.
+type Registry struct {
+	Resources map[string]int64
+	Users     map[string]int64
+	Projects  map[string]*Project
+}
+
+// A Project is a registered project, who may use it, and what it was granted.
+type Project struct {
+	ID          int64
+	Users       map[int64]bool
+	Allocations []Allocation
+}
+
+// An Allocation grants an amount on a resource for [Start, End).
+type Allocation struct {
+	Resource   int64
+	Start, End time.Time
+}
+
+// Check returns why the registry refuses the record, or "".
+func (r *Registry) Check(record amieusage.Record) Failure {
+	c := record.Common()
+	project := r.Projects[c.LocalProjectID]
+	if project == nil {
+		return UnknownProject
+	}
+	user, known := r.Users[c.Username]
+	if !known || !project.Users[user] {
+		return UnknownUser
+	}
+	resource := r.Resources[c.Resource]
+	at := record.AllocationTime()
+	failure := NoAllocation
+	for _, a := range project.Allocations {
+		if a.Resource != resource {
+			continue
+		}
+		if !at.Before(a.Start) && at.Before(a.End) {
+			return ""
+		}
+		failure = AllocationInvalid
+	}
+	return failure
+}
+
+// A RegistrySpec states sites, and of each what it names: resources, and the
+// whole of every project that it names.
+type RegistrySpec struct {
+	Sites []SiteSpec
+}
+
+// A SiteSpec states a site. Resources and projects that it does not name stay
+// as they are.
+type SiteSpec struct {
+	Name      string
+	Resources []string
+	Projects  []ProjectSpec
+}
+
+// A ProjectSpec states a project: these are all its users and all its
+// allocations. A nil list leaves that part as it is.
+type ProjectSpec struct {
+	ID          string
+	Users       []string
+	Allocations []AllocationSpec
+}
+
+// An AllocationSpec states an allocation of a project, for [Start, End). A
+// project has one allocation on a resource for each Start.
+type AllocationSpec struct {
+	Resource   string
+	Amount     int64 // millionths
+	Start, End time.Time
+}
+
+// A Change is one thing that an import did to the registry.
+type Change struct {
+	Action string // "added", "changed" or "removed"
+	What   string // as in "user alice of project p.abc123456.000 at site PSC"
+}

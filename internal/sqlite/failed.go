@@ -1,0 +1,79 @@
+package sqlite
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"zombiezen.com/go/sqlite"
+	"zombiezen.com/go/sqlite/sqlitex"
+
+	"github.com/amieusage/amieusage"
+	"github.com/amieusage/amieusage/internal/ledger"
+)
+
+// failedColumns are what scanFailed reads.
+const failedColumns = `failed_id, usage_type, failure, record`
+
+func scanFailed(stmt *sqlite.Stmt) (amieusage.FailedRecord, error) {
+	f := amieusage.FailedRecord{
+		FailedRecordID: stmt.ColumnInt64(0),
+		UsageType:      usageTypes[stmt.ColumnInt64(1)],
+		Error:          stmt.ColumnText(2),
+	}
+	raw := make([]byte, stmt.ColumnLen(3))
+	stmt.ColumnBytes(3, raw)
+	var err error
+	f.Record, err = amieusage.CheckRecord(f.UsageType, raw)
+	return f, err
+}
+
+// Failed returns open failed records, in order of failing.
+func (l *Ledger) Failed(ctx context.Context, site ledger.SiteID, q ledger.FailedQuery) (failed []amieusage.FailedRecord, err error) {
+	err = l.db.read(ctx, func(conn *sqlite.Conn) error {
+		return sqlitex.Execute(conn, `
+			SELECT `+failedColumns+` FROM failed_records
+			WHERE site_id = ? AND state = 0 AND failed_id > ? ORDER BY failed_id LIMIT ?`,
+			&sqlitex.ExecOptions{
+				Args: []any{int64(site), q.After, q.Limit},
+				ResultFunc: func(stmt *sqlite.Stmt) error {
+					f, err := scanFailed(stmt)
+					failed = append(failed, f)
+					return err
+				},
+			})
+	})
+	return failed, err
+}
+
+// Clear clears failed records, all or none.
+func (l *Ledger) Clear(ctx context.Context, site ledger.SiteID, ids []int64, now time.Time) error {
+	return l.db.write(ctx, func(conn *sqlite.Conn) error {
+		unknown := &ledger.UnknownFailedError{}
+		cleared := 0
+		for _, id := range ids {
+			known, err := number(conn, `SELECT count(*) FROM failed_records WHERE failed_id = ? AND site_id = ?`, id, int64(site))
+			if err != nil {
+				return err
+			}
+			if known == 0 {
+				if !slices.Contains(unknown.IDs, id) {
+					unknown.IDs = append(unknown.IDs, id)
+				}
+				continue
+			}
+			err = sqlitex.Execute(conn, `
+				UPDATE failed_records SET state = ?, closed_at = ? WHERE failed_id = ? AND site_id = ? AND state = 0`,
+				&sqlitex.ExecOptions{Args: []any{failedCleared, nanos(now), id, int64(site)}})
+			if err != nil {
+				return err
+			}
+			cleared += conn.Changes()
+		}
+		if len(unknown.IDs) > 0 {
+			return unknown
+		}
+		return sqlitex.Execute(conn, `UPDATE sites SET open_failed = open_failed - ? WHERE site_id = ?`,
+			&sqlitex.ExecOptions{Args: []any{cleared, int64(site)}})
+	})
+}

@@ -1,0 +1,102 @@
+package sqlite
+
+import (
+	"context"
+	"math"
+
+	"zombiezen.com/go/sqlite"
+	"zombiezen.com/go/sqlite/sqlitex"
+
+	"github.com/amieusage/amieusage"
+	"github.com/amieusage/amieusage/internal/ledger"
+)
+
+// Status sums up what was loaded and what failed in [q.From, q.To).
+func (l *Ledger) Status(ctx context.Context, site ledger.SiteID, q amieusage.StatusQuery, maxRecords int) (amieusage.Status, error) {
+	status := amieusage.Status{}
+	places := map[string]int{}
+	row := func(resource string) *amieusage.ResourceStatus {
+		i, ok := places[resource]
+		if !ok {
+			i = len(status)
+			places[resource] = i
+			status = append(status, amieusage.ResourceStatus{Resource: resource, TotalCharge: amieusage.ChargeOfMillionths(0)})
+		}
+		return &status[i]
+	}
+	from, to := nanos(q.From), nanos(q.To)
+	if q.To.IsZero() {
+		to = math.MaxInt64
+	}
+	// Whole hours come from the hourly sums; what is left at both ends, from
+	// those of each transaction.
+	firstHour := (from + hourNanos - 1) / hourNanos * hourNanos
+	lastHour := to / hourNanos * hourNanos
+	err := l.db.read(ctx, func(conn *sqlite.Conn) error {
+		err := sqlitex.Execute(conn, `
+			SELECT r.name, sum(l.records), sum(l.charge)
+			FROM resources r JOIN loads l ON l.site_id = r.site_id AND l.resource_id = r.resource_id
+			WHERE r.site_id = ?1 AND (
+				l.span = 1 AND l.loaded_at >= ?4 AND l.loaded_at < ?5
+				OR l.span = 0 AND ?4 < ?5 AND l.loaded_at >= ?2 AND l.loaded_at < ?4
+				OR l.span = 0 AND ?4 < ?5 AND l.loaded_at >= ?5 AND l.loaded_at < ?3
+				OR l.span = 0 AND ?4 >= ?5 AND l.loaded_at >= ?2 AND l.loaded_at < ?3)
+			GROUP BY r.name HAVING sum(l.records) > 0 ORDER BY r.name`,
+			&sqlitex.ExecOptions{
+				Args: []any{int64(site), from, to, firstHour, lastHour},
+				ResultFunc: func(stmt *sqlite.Stmt) error {
+					s := row(stmt.ColumnText(0))
+					s.LoadedRecordCount = stmt.ColumnInt64(1)
+					s.TotalCharge = amieusage.ChargeOfMillionths(stmt.ColumnInt64(2))
+					return nil
+				},
+			})
+		if err != nil {
+			return err
+		}
+		type group struct {
+			resource string
+			id       int64
+			failure  string
+		}
+		var groups []group
+		err = sqlitex.Execute(conn, `
+			SELECT r.name, f.resource_id, f.failure, count(*)
+			FROM failed_records f JOIN resources r ON r.resource_id = f.resource_id
+			WHERE f.site_id = ? AND f.state = 0 AND f.failed_at >= ? AND f.failed_at < ?
+			GROUP BY r.name, f.resource_id, f.failure ORDER BY r.name, f.failure`,
+			&sqlitex.ExecOptions{
+				Args: []any{int64(site), from, to},
+				ResultFunc: func(stmt *sqlite.Stmt) error {
+					groups = append(groups, group{stmt.ColumnText(0), stmt.ColumnInt64(1), stmt.ColumnText(2)})
+					row(stmt.ColumnText(0)).FailedJobCount += stmt.ColumnInt64(3)
+					return nil
+				},
+			})
+		if err != nil {
+			return err
+		}
+		for _, g := range groups {
+			e := amieusage.StatusError{Error: g.failure}
+			err := sqlitex.Execute(conn, `
+				SELECT `+failedColumns+` FROM failed_records
+				WHERE site_id = ? AND state = 0 AND +resource_id = ? AND failure = ? AND failed_at >= ? AND failed_at < ?
+				ORDER BY failed_id LIMIT ?`,
+				&sqlitex.ExecOptions{
+					Args: []any{int64(site), g.id, g.failure, from, to, maxRecords},
+					ResultFunc: func(stmt *sqlite.Stmt) error {
+						f, err := scanFailed(stmt)
+						e.Records = append(e.Records, f)
+						return err
+					},
+				})
+			if err != nil {
+				return err
+			}
+			s := row(g.resource)
+			s.Errors = append(s.Errors, e)
+		}
+		return nil
+	})
+	return status, err
+}
