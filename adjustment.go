@@ -60,13 +60,13 @@ type AdjustmentRecord struct {
 }
 
 var adjustmentSchema = newSchema(
-	fieldSpec{name: "AdjustmentType", kind: typeField, required: true, value: func(r Record) any { return &r.(*AdjustmentRecord).AdjustmentType }},
+	fieldSpec{name: "AdjustmentType", required: true, value: func(r Record) any { return &r.(*AdjustmentRecord).AdjustmentType }},
 	fieldSpec{name: "Username", required: true, value: func(r Record) any { return &r.(*AdjustmentRecord).Username }},
 	fieldSpec{name: "LocalProjectID", required: true, value: func(r Record) any { return &r.(*AdjustmentRecord).LocalProjectID }},
 	fieldSpec{name: "LocalRecordID", required: true, value: func(r Record) any { return &r.(*AdjustmentRecord).LocalRecordID }},
 	fieldSpec{name: "Resource", required: true, value: func(r Record) any { return &r.(*AdjustmentRecord).Resource }},
-	fieldSpec{name: "StartTime", kind: timeField, required: true, value: func(r Record) any { return &r.(*AdjustmentRecord).StartTime }},
-	fieldSpec{name: "Charge", kind: chargeField, required: true, value: func(r Record) any { return &r.(*AdjustmentRecord).Charge }},
+	fieldSpec{name: "StartTime", required: true, value: func(r Record) any { return &r.(*AdjustmentRecord).StartTime }},
+	fieldSpec{name: "Charge", required: true, value: func(r Record) any { return &r.(*AdjustmentRecord).Charge }},
 	fieldSpec{name: "Comment", maxBytes: maxLongTextBytes, value: func(r Record) any { return &r.(*AdjustmentRecord).Comment }},
 	fieldSpec{name: "LocalReference", value: func(r Record) any { return &r.(*AdjustmentRecord).LocalReference }},
 )
@@ -97,7 +97,7 @@ func (r *AdjustmentRecord) Validate() error { return validateRecord(r, nil) }
 func (r *AdjustmentRecord) AppendJSON(dst []byte) []byte { return appendRecord(dst, r, false) }
 
 // MarshalJSON returns the record as it goes over the wire.
-func (r *AdjustmentRecord) MarshalJSON() ([]byte, error) { return r.AppendJSON(nil), nil }
+func (r AdjustmentRecord) MarshalJSON() ([]byte, error) { return r.AppendJSON(nil), nil }
 
 // UnmarshalJSON reads a record; the error is a [*ValidationError] where single
 // fields cannot be read, and all others are set all the same.
@@ -109,5 +109,5 @@ func (r *AdjustmentRecord) UnmarshalJSON(data []byte) error {
 // String returns the record in one readable line.
 func (r *AdjustmentRecord) String() string { return recordLine(r, r.StartTime) }
 
-func (r *AdjustmentRecord) schema() recordSchema     { return adjustmentSchema }
+func (r *AdjustmentRecord) schema() *recordSchema    { return adjustmentSchema }
 func (r *AdjustmentRecord) extras() (*Extra, *Extra) { return &r.Extra, new(Extra) }

@@ -11,7 +11,8 @@ import (
 
 // A Charge is an exact decimal amount of allocation units. It keeps the text
 // that it was read from, and is never held in a binary float. The zero Charge
-// is absent, which is not the same as a charge of "0".
+// is absent, which is not the same as a charge of "0". Compare charges with
+// [Charge.Cmp]: == compares their texts.
 type Charge struct {
 	text string
 }
@@ -41,7 +42,7 @@ var exact = apd.Context{
 // beyond ±1,000. Sign and range are matters of [Record.Validate].
 func ParseCharge(s string) (Charge, error) {
 	if len(s) > maxChargeText {
-		return Charge{}, &Error{Code: CodeInvalid, Message: "is longer than 1024 bytes"}
+		return Charge{}, errChargeLength
 	}
 	if isPlainDecimal(s) {
 		return Charge{s}, nil
@@ -82,8 +83,8 @@ func ChargeOfMillionths(n int64) Charge {
 	return Charge{d.Text('f')}
 }
 
-// ChargeOf returns the charge that a decimal holds. NaN and infinities give
-// the zero Charge.
+// ChargeOf returns the charge that a decimal holds, without an exponent. NaN
+// and infinities give the zero Charge.
 func ChargeOf(d *apd.Decimal) Charge {
 	if d.Form != apd.Finite {
 		return Charge{}
@@ -107,14 +108,17 @@ func (c Charge) Decimal() *apd.Decimal {
 }
 
 // Millionths returns the charge in millionths of a unit, rounded half to even,
-// as the ledger keeps it. The error is a [*Error] with [CodeInvalid] where the
-// charge is beyond ±[MaxCharge].
+// as the ledger keeps it; 0 where it is absent. The error is a [*Error] with
+// [CodeInvalid] where the charge is beyond ±[MaxCharge].
 func (c Charge) Millionths() (int64, error) {
 	if n, ok := plainMillionths(c.text); ok {
 		return n, nil
 	}
 	d := c.Decimal()
-	if d.NumDigits()+int64(d.Exponent) > 14 {
+	if d.IsZero() {
+		return 0, nil
+	}
+	if d.NumDigits()+int64(d.Exponent) > maxWholeDigits {
 		return 0, errChargeRange
 	}
 	if _, err := exact.Quantize(d, d, -6); err != nil {
@@ -128,18 +132,37 @@ func (c Charge) Millionths() (int64, error) {
 	return n, nil
 }
 
-var errChargeRange = &Error{Code: CodeInvalid, Message: "is beyond nine trillion units"}
+// maxWholeDigits is the number of digits of [MaxCharge].
+const maxWholeDigits = 13
 
-// plainMillionths reads the usual charge, up to 12 digits before the point and
-// up to 6 behind it, where no rounding can happen.
-func plainMillionths(s string) (int64, bool) {
+var (
+	errChargeRange  = &Error{Code: CodeInvalid, Message: "must not be beyond nine trillion units"}
+	errChargeLength = &Error{Code: CodeInvalid, Message: "must not be longer than 1024 bytes"}
+)
+
+// plainMillionths reads the usual charge: digits, and perhaps a point between
+// digits, within the range.
+func plainMillionths(s string) (n int64, ok bool) {
 	whole, fraction, _ := strings.Cut(s, ".")
-	if len(whole) == 0 || len(whole) > 12 || len(fraction) > 6 || !isPlainDecimal(s) {
+	if !isPlainDecimal(s) || len(whole) >= maxWholeDigits {
 		return 0, false
 	}
-	const zeros = "000000"
-	n, err := strconv.ParseInt(whole+fraction+zeros[len(fraction):], 10, 64)
-	return n, err == nil
+	for i := range whole {
+		n = n*10 + int64(whole[i]-'0')
+	}
+	for i := range 6 {
+		n *= 10
+		if i < len(fraction) {
+			n += int64(fraction[i] - '0')
+		}
+	}
+	if len(fraction) > 6 {
+		rest := strings.TrimRight(fraction[6:], "0")
+		if rest > "5" || rest == "5" && n%2 == 1 {
+			n++
+		}
+	}
+	return n, true
 }
 
 // Cmp compares the values: -1 where c is the smaller one, 0 where they are
@@ -153,23 +176,31 @@ func (c Charge) Cmp(other Charge) int {
 
 // canonical returns the shortest plain text of the charge's value.
 func (c Charge) canonical() string {
-	if c.text == "" {
-		return ""
+	if text := c.text; isPlainDecimal(text) {
+		for len(text) > 1 && text[0] == '0' && text[1] != '.' {
+			text = text[1:]
+		}
+		if strings.Contains(text, ".") {
+			text = strings.TrimRight(strings.TrimRight(text, "0"), ".")
+		}
+		return text
 	}
 	d := c.Decimal()
-	d.Reduce(d)
 	if d.IsZero() {
 		return "0"
 	}
+	d.Reduce(d)
 	return d.Text('f')
 }
 
 // MarshalJSON writes the charge as JSON text, or null where it is absent.
-func (c Charge) MarshalJSON() ([]byte, error) {
+func (c Charge) MarshalJSON() ([]byte, error) { return c.appendJSON(nil), nil }
+
+func (c Charge) appendJSON(dst []byte) []byte {
 	if c.text == "" {
-		return []byte("null"), nil
+		return append(dst, "null"...)
 	}
-	return appendString(nil, c.text), nil
+	return appendString(dst, c.text)
 }
 
 // UnmarshalJSON reads a JSON number or text of any length, digit by digit.
@@ -179,11 +210,9 @@ func (c *Charge) UnmarshalJSON(data []byte) error {
 		*c = Charge{}
 		return err
 	}
-	parsed, err := ParseCharge(text)
-	if err != nil {
-		return &ValidationError{[]FieldError{{"charge", err.Error()}}}
+	if *c, err = ParseCharge(text); err != nil {
+		return &Error{Code: CodeInvalid, Message: "a charge", Err: err}
 	}
-	*c = parsed
 	return nil
 }
 

@@ -42,16 +42,16 @@ var computeSchema = newSchema(
 	fieldSpec{name: "LocalProjectID", required: true, value: func(r Record) any { return &r.(*ComputeRecord).LocalProjectID }},
 	fieldSpec{name: "LocalRecordID", required: true, value: func(r Record) any { return &r.(*ComputeRecord).LocalRecordID }},
 	fieldSpec{name: "Resource", required: true, value: func(r Record) any { return &r.(*ComputeRecord).Resource }},
-	fieldSpec{name: "SubmitTime", kind: timeField, required: true, value: func(r Record) any { return &r.(*ComputeRecord).SubmitTime }},
-	fieldSpec{name: "StartTime", kind: timeField, required: true, value: func(r Record) any { return &r.(*ComputeRecord).StartTime }},
-	fieldSpec{name: "EndTime", kind: timeField, required: true, value: func(r Record) any { return &r.(*ComputeRecord).EndTime }},
-	fieldSpec{name: "Charge", kind: chargeField, required: true, value: func(r Record) any { return &r.(*ComputeRecord).Charge }},
-	fieldSpec{name: "NodeCount", kind: countField, required: true, attribute: true, value: func(r Record) any { return &r.(*ComputeRecord).NodeCount }},
-	fieldSpec{name: "CpuCoreCount", kind: countField, attribute: true, value: func(r Record) any { return &r.(*ComputeRecord).CpuCoreCount }},
+	fieldSpec{name: "SubmitTime", required: true, value: func(r Record) any { return &r.(*ComputeRecord).SubmitTime }},
+	fieldSpec{name: "StartTime", required: true, value: func(r Record) any { return &r.(*ComputeRecord).StartTime }},
+	fieldSpec{name: "EndTime", required: true, value: func(r Record) any { return &r.(*ComputeRecord).EndTime }},
+	fieldSpec{name: "Charge", required: true, value: func(r Record) any { return &r.(*ComputeRecord).Charge }},
+	fieldSpec{name: "NodeCount", required: true, attribute: true, value: func(r Record) any { return &r.(*ComputeRecord).NodeCount }},
+	fieldSpec{name: "CpuCoreCount", attribute: true, value: func(r Record) any { return &r.(*ComputeRecord).CpuCoreCount }},
 	fieldSpec{name: "JobName", attribute: true, maxBytes: maxLongTextBytes, value: func(r Record) any { return &r.(*ComputeRecord).JobName }},
 	fieldSpec{name: "Memory", attribute: true, value: func(r Record) any { return &r.(*ComputeRecord).Memory }},
 	fieldSpec{name: "Queue", attribute: true, value: func(r Record) any { return &r.(*ComputeRecord).Queue }},
-	fieldSpec{name: "ParentRecordID", kind: parentField, value: func(r Record) any { return &r.(*ComputeRecord).ParentRecordID }},
+	fieldSpec{name: "ParentRecordID", listed: true, value: func(r Record) any { return &r.(*ComputeRecord).ParentRecordID }},
 	fieldSpec{name: "LocalReference", value: func(r Record) any { return &r.(*ComputeRecord).LocalReference }},
 )
 
@@ -81,7 +81,7 @@ func (r *ComputeRecord) Validate() error { return validateRecord(r, nil) }
 func (r *ComputeRecord) AppendJSON(dst []byte) []byte { return appendRecord(dst, r, false) }
 
 // MarshalJSON returns the record as it goes over the wire.
-func (r *ComputeRecord) MarshalJSON() ([]byte, error) { return r.AppendJSON(nil), nil }
+func (r ComputeRecord) MarshalJSON() ([]byte, error) { return r.AppendJSON(nil), nil }
 
 // UnmarshalJSON reads a record; the error is a [*ValidationError] where single
 // fields cannot be read, and all others are set all the same.
@@ -93,5 +93,5 @@ func (r *ComputeRecord) UnmarshalJSON(data []byte) error {
 // String returns the record in one readable line.
 func (r *ComputeRecord) String() string { return recordLine(r, r.SubmitTime) }
 
-func (r *ComputeRecord) schema() recordSchema     { return computeSchema }
+func (r *ComputeRecord) schema() *recordSchema    { return computeSchema }
 func (r *ComputeRecord) extras() (*Extra, *Extra) { return &r.Extra, &r.ExtraAttributes }

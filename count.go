@@ -65,6 +65,8 @@ func (c *Count) UnmarshalJSON(data []byte) error {
 		*c = Count{}
 		return err
 	}
-	*c, err = ParseCount(text)
-	return err
+	if *c, err = ParseCount(text); err != nil {
+		return &Error{Code: CodeInvalid, Message: "a count", Err: err}
+	}
+	return nil
 }

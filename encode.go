@@ -3,6 +3,7 @@ package amieusage
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -18,43 +19,31 @@ func appendRecord(dst []byte, r Record, canonical bool) []byte {
 	schema := r.schema()
 	extra, extraAttributes := r.extras()
 	dst = append(dst, '{')
-	inAttributes, attributesDone := false, false
-	closeAttributes := func() {
-		dst = appendExtra(dst, *extraAttributes, schema.attributes)
-		dst = append(dst, '}')
-		inAttributes, attributesDone = false, true
-	}
-	openAttributes := func() {
-		dst = appendName(dst, "Attributes")
-		dst = append(dst, '{')
-		inAttributes = true
-	}
+	inAttributes := false
 	for i := range schema.fields {
 		f := &schema.fields[i]
 		switch {
-		case f.attribute && !inAttributes && !attributesDone:
-			openAttributes()
+		case f.attribute && !inAttributes:
+			dst = append(appendName(dst, "Attributes"), '{')
+			inAttributes = true
 		case !f.attribute && inAttributes:
-			closeAttributes()
+			dst = append(appendExtra(dst, schema, *extraAttributes, true, canonical), '}')
+			inAttributes = false
 		}
 		dst = appendField(dst, f, f.value(r), canonical)
 	}
-	if inAttributes {
-		closeAttributes()
-	}
-	dst = appendExtra(dst, *extra, schema.byName)
-	return append(dst, '}')
+	return append(appendExtra(dst, schema, *extra, false, canonical), '}')
 }
 
 func appendField(dst []byte, f *fieldSpec, value any, canonical bool) []byte {
 	switch v := value.(type) {
 	case *string:
 		if *v != "" {
-			dst = appendString(appendName(dst, f.name), *v)
+			dst = appendString(appendToken(dst, f.token), *v)
 		}
 	case *AdjustmentType:
 		if *v != "" {
-			dst = appendString(appendName(dst, f.name), string(v.lower()))
+			dst = appendString(appendToken(dst, f.token), string(v.lower()))
 		}
 	case *time.Time:
 		if !v.IsZero() {
@@ -62,8 +51,7 @@ func appendField(dst []byte, f *fieldSpec, value any, canonical bool) []byte {
 			if canonical {
 				t = keyTime(t)
 			}
-			dst = append(appendName(dst, f.name), '"')
-			dst = append(t.AppendFormat(dst, time.RFC3339Nano), '"')
+			dst = appendQuotedTime(appendToken(dst, f.token), t)
 		}
 	case *Charge:
 		if !v.IsZero() {
@@ -71,23 +59,29 @@ func appendField(dst []byte, f *fieldSpec, value any, canonical bool) []byte {
 			if canonical {
 				text = v.canonical()
 			}
-			dst = appendString(appendName(dst, f.name), text)
+			dst = appendString(appendToken(dst, f.token), text)
 		}
 	case *Count:
 		if v.set {
-			dst = strconv.AppendInt(appendName(dst, f.name), v.n, 10)
+			dst = strconv.AppendInt(appendToken(dst, f.token), v.n, 10)
 		}
 	}
 	return dst
 }
 
-// appendName writes a member's name, and the comma that parts it from the one
-// before.
-func appendName(dst []byte, name string) []byte {
-	if last := dst[len(dst)-1]; last != '{' {
+// appendComma parts a member or an element from the one before it.
+func appendComma(dst []byte) []byte {
+	if last := dst[len(dst)-1]; last != '{' && last != '[' {
 		dst = append(dst, ',')
 	}
-	dst = append(dst, '"')
+	return dst
+}
+
+func appendToken(dst []byte, token string) []byte { return append(appendComma(dst), token...) }
+
+// appendName writes a member's name, which needs no escapes.
+func appendName(dst []byte, name string) []byte {
+	dst = append(appendComma(dst), '"')
 	dst = append(dst, name...)
 	return append(dst, '"', ':')
 }
@@ -99,22 +93,38 @@ func appendString(dst []byte, s string) []byte {
 	return dst
 }
 
-// appendExtra writes the unknown fields, but none that would double a known
-// one.
-func appendExtra(dst []byte, extra Extra, known map[string]*fieldSpec) []byte {
+func appendQuotedTime(dst []byte, t time.Time) []byte {
+	return append(appendTime(append(dst, '"'), t), '"')
+}
+
+// appendExtra writes the unknown fields, but none that would double another.
+// A value that is no JSON becomes null.
+func appendExtra(dst []byte, schema *recordSchema, extra Extra, attributes, canonical bool) []byte {
+	if len(extra) == 0 {
+		return dst
+	}
+	if canonical {
+		extra = slices.Clone(extra)
+		slices.SortStableFunc(extra, func(a, b ExtraField) int { return strings.Compare(a.Name, b.Name) })
+	}
+	written := make(map[string]bool, len(extra))
 	for _, e := range extra {
-		if _, clash := known[e.Name]; clash || reservedField(e.Name) {
+		before := len(dst)
+		dst = appendComma(dst)
+		start := len(dst)
+		dst = appendString(dst, e.Name)
+		name := string(dst[start:])
+		if written[name] || schema.taken(e.Name, attributes) {
+			dst = dst[:before]
 			continue
 		}
-		if last := dst[len(dst)-1]; last != '{' {
-			dst = append(dst, ',')
+		written[name] = true
+		dst = append(dst, ':')
+		start = len(dst)
+		var err error
+		if dst, err = jsontext.AppendFormat(dst, e.Value, jsontext.PreserveRawStrings(true)); err != nil {
+			dst = append(dst[:start], "null"...)
 		}
-		dst = append(appendString(dst, e.Name), ':')
-		if !jsontext.Value(e.Value).IsValid() {
-			dst = append(dst, "null"...)
-			continue
-		}
-		dst = append(dst, e.Value...)
 	}
 	return dst
 }
@@ -125,19 +135,33 @@ func recordLine(r Record, at time.Time) string {
 	var b strings.Builder
 	b.WriteString(string(r.UsageType()))
 	if a, ok := r.(*AdjustmentRecord); ok {
-		b.WriteString(" " + string(a.AdjustmentType.lower()))
+		b.WriteString(" " + inLine(string(a.AdjustmentType.lower())))
 	}
 	fmt.Fprintf(&b, " %s of %s for %s on %s at %s: charge %s",
-		orDash(c.LocalRecordID), orDash(c.Username), orDash(c.LocalProjectID), orDash(c.Resource),
-		FormatTime(at), orDash(c.Charge.String()))
+		inLine(c.LocalRecordID), inLine(c.Username), inLine(c.LocalProjectID), inLine(c.Resource),
+		timeInLine(at), inLine(c.Charge.String()))
 	return b.String()
 }
 
-func orDash(s string) string {
+// inLine returns a text as it stands in a readable line: a dash where it is
+// absent, and quoted where it would break the line.
+func inLine(s string) string {
 	if s == "" {
 		return "-"
 	}
+	for _, c := range s {
+		if !strconv.IsPrint(c) {
+			return strconv.Quote(s)
+		}
+	}
 	return s
+}
+
+func timeInLine(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return FormatTime(t)
 }
 
 // Indent returns the JSON of a record, a message or any answer of the service

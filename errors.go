@@ -1,7 +1,6 @@
 package amieusage
 
 import (
-	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
@@ -115,30 +114,6 @@ func (e *ValidationError) Error() string {
 		parts[i] = strings.TrimSpace(f.Field + " " + f.Problem)
 	}
 	return strings.Join(parts, "; ")
-}
-
-func (e *ValidationError) add(field, format string, args ...any) {
-	e.Fields = append(e.Fields, FieldError{field, fmt.Sprintf(format, args...)})
-}
-
-// names reports whether a problem of the field is listed already.
-func (e *ValidationError) names(field string) bool {
-	if e == nil {
-		return false
-	}
-	for _, f := range e.Fields {
-		if f.Field == field {
-			return true
-		}
-	}
-	return false
-}
-
-func (e *ValidationError) orNil() error {
-	if e == nil || len(e.Fields) == 0 {
-		return nil
-	}
-	return e
 }
 
 // quoteShort quotes a piece of input for an error text, cut to 64 bytes.

@@ -3,8 +3,6 @@ package amieusage
 import (
 	"encoding/json"
 	"strconv"
-
-	"github.com/go-json-experiment/json/jsontext"
 )
 
 // A FailedRecord is a record that the service refused, at once
@@ -27,7 +25,7 @@ type FailedRecord struct {
 }
 
 // MarshalJSON writes the record's own fields, then UsageType, Error and
-// FailedRecordID.
+// FailedRecordID. It is valid JSON whatever Raw holds.
 func (f FailedRecord) MarshalJSON() ([]byte, error) { return f.AppendJSON(nil), nil }
 
 // AppendJSON appends what [FailedRecord.MarshalJSON] returns to dst.
@@ -36,10 +34,10 @@ func (f FailedRecord) AppendJSON(dst []byte) []byte {
 		dst = f.Record.AppendJSON(dst)
 		dst = dst[:len(dst)-1]
 	} else {
-		dst = appendRawMembers(append(dst, '{'), f.Raw, f.UsageType)
+		dst = appendRaw(append(dst, '{'), f.Raw, f.UsageType)
 	}
-	if f.UsageType != "" {
-		dst = appendString(appendName(dst, "UsageType"), string(f.UsageType))
+	if t := f.usageType(); t != "" {
+		dst = appendString(appendName(dst, "UsageType"), string(t))
 	}
 	dst = appendString(appendName(dst, "Error"), f.Error)
 	if f.FailedRecordID != 0 {
@@ -48,100 +46,79 @@ func (f FailedRecord) AppendJSON(dst []byte) []byte {
 	return append(dst, '}')
 }
 
-// appendRawMembers writes the members of a record that cannot be read, each
-// name once, with valid UTF-8, and with Attributes where the reference client
-// relies on them. What is no object at all is given back as the member Value.
-func appendRawMembers(dst []byte, raw []byte, t UsageType) []byte {
-	d := newReader(raw, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
-	defer d.release()
-	if d.dec.PeekKind() != '{' {
-		if value := repairedValue(raw); value != nil {
-			dst = append(appendName(dst, "Value"), value...)
-		}
-		return dst
+func (f FailedRecord) usageType() UsageType {
+	if f.UsageType == "" && f.Record != nil {
+		return f.Record.UsageType()
 	}
-	seen := map[string]bool{}
-	_ = d.members(func(name string) error {
-		value, err := d.dec.ReadValue()
-		if err != nil || seen[name] || reservedField(name) {
-			return err
-		}
-		seen[name] = true
-		if repaired := repairedValue(value); repaired != nil {
-			if dst[len(dst)-1] != '{' {
-				dst = append(dst, ',')
-			}
-			dst = append(append(appendString(dst, name), ':'), repaired...)
-		}
-		return nil
-	})
-	if t == Compute && !seen["Attributes"] {
-		dst = append(appendName(dst, "Attributes"), "{}"...)
-	}
-	return dst
-}
-
-// repairedValue returns strict JSON of a loosely read value, or nil. Names that
-// stand twice in it cannot be helped, and are left as they are.
-func repairedValue(value []byte) []byte {
-	out, err := jsontext.AppendFormat(nil, value, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
-	if err != nil {
-		return nil
-	}
-	return out
+	return f.UsageType
 }
 
 // UnmarshalJSON reads a failed record of any usage type. A record with fields
 // that cannot be read is no error: Problem names them and Raw holds them, so
 // that one bad record never hides the others of a list.
 func (f *FailedRecord) UnmarshalJSON(data []byte) error {
-	var head struct {
-		UsageType      string
-		Error          json.RawMessage
-		FailedRecordID Count
-	}
 	*f = FailedRecord{Raw: append(json.RawMessage(nil), data...)}
-	if err := json.Unmarshal(data, &head); err != nil {
-		f.Problem = &ValidationError{[]FieldError{{"", "cannot be read: " + err.Error()}}}
+	var usageType string
+	usageType, f.Problem = f.readHead()
+	if f.Problem != nil {
 		return nil
 	}
-	if text, err := scalarText(head.Error); err == nil {
-		f.Error = text
-	} else {
-		f.Error = string(head.Error)
-	}
-	f.FailedRecordID, _ = head.FailedRecordID.Get()
-	t, err := ParseUsageType(head.UsageType)
-	if err != nil {
-		t = guessUsageType(data)
-	}
-	if t == "" {
-		f.UsageType = UsageType(head.UsageType)
-		f.Problem = err
+	if f.UsageType == "" {
+		_, f.Problem = ParseUsageType(usageType)
+		f.UsageType = UsageType(usageType)
 		return nil
 	}
-	f.UsageType = t
-	f.Record = NewRecord(t)
-	f.Problem = decodeRecord(f.Record, data)
+	f.Record = NewRecord(f.UsageType)
+	f.Problem = decodeRecord(f.Record, f.Raw)
 	return nil
 }
 
-// guessUsageType tells the kind of a record without a UsageType by the field
-// that only this kind has, or returns "".
-func guessUsageType(data []byte) UsageType {
-	var m map[string]json.RawMessage
-	if json.Unmarshal(data, &m) != nil {
-		return ""
+// readHead reads what Raw bears beside the record's own fields. It returns the
+// usage type as it stands there; where that is none of the known ones, the
+// field that only one kind of record has tells the kind.
+func (f *FailedRecord) readHead() (usageType string, err error) {
+	d := newReader(f.Raw, loose...)
+	defer d.release()
+	if d.dec.PeekKind() != '{' {
+		return "", &ValidationError{[]FieldError{{"", "is not a JSON object"}}}
 	}
-	for _, kind := range []struct {
-		field string
-		t     UsageType
-	}{{"AdjustmentType", Adjustment}, {"CollectionTime", Storage}, {"SubmitTime", Compute}} {
-		if _, ok := m[kind.field]; ok {
-			return kind.t
+	var guess UsageType
+	err = d.members(func(name string) error {
+		s, err := d.value()
+		if err != nil {
+			return err
 		}
+		text, ok := d.text(s)
+		switch name {
+		case "UsageType":
+			usageType = text
+		case "Error":
+			if !ok && d.kind(s) != 'n' {
+				text = d.string(s)
+			}
+			f.Error = text
+		case "FailedRecordID":
+			id, _ := ParseCount(text)
+			f.FailedRecordID, _ = id.Get()
+		case "AdjustmentType":
+			guess = Adjustment
+		case "CollectionTime":
+			guess = Storage
+		case "SubmitTime":
+			guess = Compute
+		}
+		return nil
+	})
+	if err == nil {
+		err = d.atEnd()
 	}
-	return ""
+	if err != nil {
+		return usageType, malformed(err)
+	}
+	if f.UsageType, err = ParseUsageType(usageType); err != nil {
+		f.UsageType = guess
+	}
+	return usageType, nil
 }
 
 // String returns the failed record in one readable line.
@@ -150,7 +127,7 @@ func (f FailedRecord) String() string {
 	if f.FailedRecordID != 0 {
 		s += " " + strconv.FormatInt(f.FailedRecordID, 10)
 	}
-	s += ": " + f.Error
+	s += ": " + inLine(f.Error)
 	if f.Record != nil {
 		return s + ": " + f.Record.String()
 	}
@@ -162,11 +139,8 @@ func (f FailedRecord) String() string {
 func appendFailedLists(dst []byte, failed []FailedRecord) []byte {
 	dst = append(appendName(dst, "FailedRecords"), '[')
 	start := len(dst)
-	for i, f := range failed {
-		if i > 0 {
-			dst = append(dst, ',')
-		}
-		dst = f.AppendJSON(dst)
+	for _, f := range failed {
+		dst = f.AppendJSON(appendComma(dst))
 	}
 	list := dst[start:len(dst):len(dst)]
 	dst = append(dst, ']')

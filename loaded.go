@@ -68,9 +68,10 @@ type LoadedRecord struct {
 	// AccountingDbRecordID is the service's number of the record; a correction
 	// keeps it.
 	AccountingDbRecordID int64
-	UsageType            UsageType `json:",omitempty"`
-	LocalRecordID        string
-	Resource             string
+	// UsageType is empty where the service names none.
+	UsageType     UsageType
+	LocalRecordID string
+	Resource      string
 	// SubmitTime is the record's SubmitTime, CollectionTime or, for an
 	// adjustment, StartTime.
 	SubmitTime time.Time
@@ -91,6 +92,22 @@ func (r LoadedRecord) Identity() Identity {
 		id.KeyTime = time.Time{}
 	}
 	return id
+}
+
+// MarshalJSON returns the loaded record as it goes over the wire.
+func (r LoadedRecord) MarshalJSON() ([]byte, error) { return r.AppendJSON(nil), nil }
+
+// AppendJSON appends what [LoadedRecord.MarshalJSON] returns to dst.
+func (r LoadedRecord) AppendJSON(dst []byte) []byte {
+	dst = strconv.AppendInt(appendName(append(dst, '{'), "AccountingDbRecordID"), r.AccountingDbRecordID, 10)
+	if r.UsageType != "" {
+		dst = appendString(appendName(dst, "UsageType"), string(r.UsageType))
+	}
+	dst = appendString(appendName(dst, "LocalRecordID"), r.LocalRecordID)
+	dst = appendString(appendName(dst, "Resource"), r.Resource)
+	dst = appendQuotedTime(appendName(dst, "SubmitTime"), r.SubmitTime)
+	dst = appendQuotedTime(appendName(dst, "LoadedTime"), r.LoadedTime)
+	return append(r.Charge.appendJSON(appendName(dst, "Charge")), '}')
 }
 
 // UnmarshalJSON reads numbers as numbers or text, and naive times as UTC.
@@ -132,7 +149,7 @@ func (r *LoadedRecord) UnmarshalJSON(data []byte) error {
 
 // String returns the loaded record in one readable line.
 func (r LoadedRecord) String() string {
-	return strconv.FormatInt(r.AccountingDbRecordID, 10) + ": " + r.LocalRecordID + " on " + r.Resource +
-		" submitted " + FormatTime(r.SubmitTime) + " loaded " + FormatTime(r.LoadedTime) +
-		": charge " + orDash(r.Charge.String())
+	return strconv.FormatInt(r.AccountingDbRecordID, 10) + ": " + inLine(r.LocalRecordID) + " on " + inLine(r.Resource) +
+		" submitted " + timeInLine(r.SubmitTime) + " loaded " + timeInLine(r.LoadedTime) +
+		": charge " + inLine(r.Charge.String())
 }

@@ -1,9 +1,8 @@
 package amieusage
 
 import (
+	"errors"
 	"strconv"
-
-	"github.com/go-json-experiment/json/jsontext"
 )
 
 // A Message carries records of one kind to the service
@@ -46,13 +45,10 @@ func (m *Message) Append(r Record) error {
 }
 
 // MarshalJSON returns the message as it goes over the wire.
-func (m *Message) MarshalJSON() ([]byte, error) {
+func (m Message) MarshalJSON() ([]byte, error) {
 	dst := AppendMessageStart(nil, m.UsageType)
-	for i, r := range m.Records {
-		if i > 0 {
-			dst = append(dst, ',')
-		}
-		dst = r.AppendJSON(dst)
+	for _, r := range m.Records {
+		dst = r.AppendJSON(appendComma(dst))
 	}
 	return append(dst, MessageEnd...), nil
 }
@@ -96,56 +92,52 @@ func (m *Message) String() string {
 // returned as the JSON that it came as, a piece of data, for [CheckRecord].
 // The error is a [*Error] with [CodeInvalid] where the data is no message.
 func DecodeMessage(data []byte) (UsageType, [][]byte, error) {
-	d := newReader(data, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+	d := newReader(data, loose...)
 	defer d.release()
-	var usageType string
-	var records [][]byte
-	seen := map[string]bool{}
-	notMessage := func(message string, cause error) (UsageType, [][]byte, error) {
-		return "", nil, &Error{
-			Code:    CodeInvalid,
-			Message: message,
-			Hint:    `a message is {"UsageType": "Compute"|"Storage"|"Adjustment", "Records": [...]}`,
-			Err:     cause,
-		}
-	}
 	if d.dec.PeekKind() != '{' {
-		return notMessage("the body is not a usage message", nil)
+		return "", nil, notMessage("the body is not a usage message")
 	}
+	var usageType string
+	records := [][]byte{}
+	seen := map[string]bool{}
 	err := d.members(func(name string) error {
-		if seen[name] {
-			return &Error{Code: CodeInvalid, Message: name + " stands twice in the message"}
+		if seen[name] && (name == "UsageType" || name == "Records") {
+			return notMessage("the message has more than one " + name)
 		}
 		seen[name] = true
 		switch name {
 		case "UsageType":
-			v, err := d.dec.ReadValue()
-			if err != nil {
-				return err
+			s, err := d.value()
+			if err == nil {
+				usageType, _ = d.text(s)
 			}
-			usageType, _ = d.text(v)
-			return nil
+			return err
 		case "Records":
-			if d.dec.PeekKind() == '[' {
-				var err error
-				records, err = d.elements(data)
-				return err
+			if d.dec.PeekKind() != '[' {
+				return notMessage("the message's Records is not a list")
 			}
-			return &Error{Code: CodeInvalid, Message: "Records is not a list"}
+			return d.elements(func() error {
+				s, err := d.value()
+				if err == nil {
+					records = append(records, data[s.start:s.end:s.end])
+				}
+				return err
+			})
 		}
 		return d.dec.SkipValue()
 	})
 	if err == nil {
 		err = d.atEnd()
 	}
-	if err != nil {
-		return notMessage("the body is not a usage message", err)
-	}
-	if !seen["UsageType"] {
-		return notMessage("the message has no UsageType", nil)
-	}
-	if !seen["Records"] {
-		return notMessage("the message has no Records", nil)
+	switch _, ours := errors.AsType[*Error](err); {
+	case ours:
+		return "", nil, err
+	case err != nil:
+		return "", nil, notMessage("the body is not well-formed JSON: " + jsonProblem(err))
+	case !seen["UsageType"]:
+		return "", nil, notMessage("the message has no UsageType")
+	case !seen["Records"]:
+		return "", nil, notMessage("the message has no Records")
 	}
 	t, err := ParseUsageType(usageType)
 	if err != nil {
@@ -154,23 +146,12 @@ func DecodeMessage(data []byte) (UsageType, [][]byte, error) {
 	return t, records, nil
 }
 
-// elements reads a list and returns each element as a piece of data, which is
-// what d reads from.
-func (d *reader) elements(data []byte) ([][]byte, error) {
-	if _, err := d.dec.ReadToken(); err != nil {
-		return nil, err
+func notMessage(message string) error {
+	return &Error{
+		Code:    CodeInvalid,
+		Message: message,
+		Hint:    `a message is {"UsageType": "Compute"|"Storage"|"Adjustment", "Records": [...]}`,
 	}
-	elements := [][]byte{}
-	for d.dec.PeekKind() != ']' {
-		value, err := d.dec.ReadValue()
-		if err != nil {
-			return nil, err
-		}
-		end := d.dec.InputOffset()
-		elements = append(elements, data[end-int64(len(value)):end:end])
-	}
-	_, err := d.dec.ReadToken()
-	return elements, err
 }
 
 // SplitByType parts records by kind, and keeps their order within each. The

@@ -35,7 +35,7 @@ type Record interface {
 	// String returns a readable form in one line.
 	String() string
 
-	schema() recordSchema
+	schema() *recordSchema
 	extras() (record, attributes *Extra)
 }
 
@@ -71,7 +71,8 @@ type ExtraField struct {
 	Value json.RawMessage
 }
 
-// NewRecord returns an empty record of the kind, or nil for an unknown one.
+// NewRecord returns an empty record of the kind, which must be one of the
+// constants, or nil for any other.
 func NewRecord(t UsageType) Record {
 	switch t {
 	case Compute:
@@ -88,83 +89,79 @@ func NewRecord(t UsageType) Record {
 type Digest [sha256.Size]byte
 
 // ContentDigest returns the digest of what the record says, whatever the
-// spelling: equal instants in different zones, and charges with different
-// trailing zeros, are equal content. UsageType, Error and FailedRecordID,
-// which a repaired failed record may still bear, are no content.
+// spelling: equal instants in different zones, charges with different trailing
+// zeros, and unknown fields in a different order are equal content. UsageType,
+// Error and FailedRecordID, which a repaired failed record may still bear, are
+// no content.
 func ContentDigest(r Record) Digest {
-	return sha256.Sum256(appendRecord(make([]byte, 0, 512), r, true))
+	content := append(make([]byte, 0, 1024), r.UsageType()...)
+	return sha256.Sum256(appendRecord(content, r, true))
 }
-
-// A fieldKind says what the value of a field is.
-type fieldKind uint8
-
-const (
-	textField fieldKind = iota
-	timeField
-	chargeField
-	countField
-	typeField // adjustment type: text in lower case, one of a list
-	parentField
-)
 
 // A fieldSpec is one row of a record's schema, from which encoding, decoding
 // and validation all work.
 type fieldSpec struct {
 	name      string
-	kind      fieldKind
 	required  bool
 	attribute bool // lies inside Attributes
-	maxBytes  int
+	listed    bool // may come as a list of one element
+	maxBytes  int  // of a text; 0 means maxTextBytes
 	// value returns the pointer to the field in a record of the schema's kind.
 	value func(r Record) any
-}
 
-// path is the field's name as errors give it.
-func (f *fieldSpec) path() string {
-	if f.attribute {
-		return "Attributes." + f.name
-	}
-	return f.name
+	path  string // the name as errors give it
+	token string // the name as it is written: quoted, with its colon
 }
 
 // A recordSchema lists the fields of a kind of record in the order in which
 // they are written. Attributes come in one run.
 type recordSchema struct {
 	fields        []fieldSpec
-	byName        map[string]*fieldSpec
-	attributes    map[string]*fieldSpec
 	hasAttributes bool
 }
 
-func newSchema(fields ...fieldSpec) recordSchema {
-	s := recordSchema{
-		fields:     fields,
-		byName:     make(map[string]*fieldSpec),
-		attributes: make(map[string]*fieldSpec),
-	}
+func newSchema(fields ...fieldSpec) *recordSchema {
+	s := &recordSchema{fields: fields}
 	for i := range fields {
 		f := &fields[i]
 		if f.maxBytes == 0 {
 			f.maxBytes = maxTextBytes
 		}
+		f.path, f.token = f.name, `"`+f.name+`":`
 		if f.attribute {
-			s.attributes[f.name] = f
+			f.path = "Attributes." + f.name
 			s.hasAttributes = true
-		} else {
-			s.byName[f.name] = f
 		}
 	}
 	return s
 }
 
-// Sane lengths of text fields, in bytes.
-const (
-	maxTextBytes     = 1024
-	maxLongTextBytes = 4096
-)
+// index returns the place of a field, or -1. It looks from the place from on:
+// members mostly come in the order of the schema.
+func (s *recordSchema) index(name string, attribute bool, from int) int {
+	for range s.fields {
+		if from >= len(s.fields) {
+			from = 0
+		}
+		if f := &s.fields[from]; f.name == name && f.attribute == attribute {
+			return from
+		}
+		from++
+	}
+	return -1
+}
 
-// reservedFields may stand beside a record's own fields, in a failed record
-// that is sent back after repair. They are not part of the record.
+// taken reports whether the name means something to this package, so that no
+// unknown field can bear it.
+func (s *recordSchema) taken(name string, attribute bool) bool {
+	if !attribute && (reservedField(name) || s.hasAttributes && name == "Attributes") {
+		return true
+	}
+	return s.index(name, attribute, 0) >= 0
+}
+
+// reservedField names what may stand beside a record's own fields, in a failed
+// record that is sent back after repair. It is not part of the record.
 func reservedField(name string) bool {
 	return name == "UsageType" || name == "Error" || name == "FailedRecordID"
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
+	"strconv"
 	"time"
 )
 
@@ -53,26 +54,45 @@ type ResourceStatus struct {
 
 // A StatusError groups the failed records that failed for the same reason.
 type StatusError struct {
+	// Error is the reason.
 	Error   string
 	Records []FailedRecord
 }
 
 // MarshalJSON writes the status as a JSON list.
 func (s Status) MarshalJSON() ([]byte, error) {
-	rows := []ResourceStatus(s)
-	if rows == nil {
-		rows = []ResourceStatus{}
+	dst := []byte{'['}
+	for _, r := range s {
+		dst = r.appendJSON(appendComma(dst))
 	}
-	return json.Marshal(rows)
+	return append(dst, ']'), nil
 }
 
-// MarshalJSON writes Errors and Records as lists even where they are empty.
-func (r ResourceStatus) MarshalJSON() ([]byte, error) {
-	type plain ResourceStatus
-	if r.Errors == nil {
-		r.Errors = []StatusError{}
+// MarshalJSON writes Errors as a list even where it is empty.
+func (r ResourceStatus) MarshalJSON() ([]byte, error) { return r.appendJSON(nil), nil }
+
+func (r ResourceStatus) appendJSON(dst []byte) []byte {
+	dst = appendString(appendName(append(dst, '{'), "Resource"), r.Resource)
+	dst = strconv.AppendInt(appendName(dst, "LoadedRecordCount"), r.LoadedRecordCount, 10)
+	dst = strconv.AppendInt(appendName(dst, "FailedJobCount"), r.FailedJobCount, 10)
+	dst = r.TotalCharge.appendJSON(appendName(dst, "TotalCharge"))
+	dst = append(appendName(dst, "Errors"), '[')
+	for _, e := range r.Errors {
+		dst = e.appendJSON(appendComma(dst))
 	}
-	return json.Marshal(plain(r))
+	return append(dst, ']', '}')
+}
+
+// MarshalJSON writes Records as a list even where it is empty.
+func (e StatusError) MarshalJSON() ([]byte, error) { return e.appendJSON(nil), nil }
+
+func (e StatusError) appendJSON(dst []byte) []byte {
+	dst = appendString(appendName(append(dst, '{'), "Error"), e.Error)
+	dst = append(appendName(dst, "Records"), '[')
+	for _, f := range e.Records {
+		dst = f.AppendJSON(appendComma(dst))
+	}
+	return append(dst, ']', '}')
 }
 
 // UnmarshalJSON reads counts as numbers or text.
@@ -95,5 +115,5 @@ func (r *ResourceStatus) UnmarshalJSON(data []byte) error {
 // String returns the row in one readable line.
 func (r ResourceStatus) String() string {
 	return fmt.Sprintf("%s: %d loaded, %d failed, total charge %s",
-		r.Resource, r.LoadedRecordCount, r.FailedJobCount, orDash(r.TotalCharge.String()))
+		inLine(r.Resource), r.LoadedRecordCount, r.FailedJobCount, inLine(r.TotalCharge.String()))
 }

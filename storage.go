@@ -46,18 +46,18 @@ var storageSchema = newSchema(
 	fieldSpec{name: "LocalProjectID", required: true, value: func(r Record) any { return &r.(*StorageRecord).LocalProjectID }},
 	fieldSpec{name: "LocalRecordID", required: true, value: func(r Record) any { return &r.(*StorageRecord).LocalRecordID }},
 	fieldSpec{name: "Resource", required: true, value: func(r Record) any { return &r.(*StorageRecord).Resource }},
-	fieldSpec{name: "CollectionTime", kind: timeField, required: true, value: func(r Record) any { return &r.(*StorageRecord).CollectionTime }},
-	fieldSpec{name: "Charge", kind: chargeField, required: true, value: func(r Record) any { return &r.(*StorageRecord).Charge }},
-	fieldSpec{name: "BytesRead", kind: countField, attribute: true, value: func(r Record) any { return &r.(*StorageRecord).BytesRead }},
-	fieldSpec{name: "BytesStored", kind: countField, attribute: true, value: func(r Record) any { return &r.(*StorageRecord).BytesStored }},
-	fieldSpec{name: "BytesWritten", kind: countField, attribute: true, value: func(r Record) any { return &r.(*StorageRecord).BytesWritten }},
-	fieldSpec{name: "CollectionInterval", kind: countField, attribute: true, value: func(r Record) any { return &r.(*StorageRecord).CollectionInterval }},
-	fieldSpec{name: "FileCount", kind: countField, attribute: true, value: func(r Record) any { return &r.(*StorageRecord).FileCount }},
-	fieldSpec{name: "FilesRead", kind: countField, attribute: true, value: func(r Record) any { return &r.(*StorageRecord).FilesRead }},
-	fieldSpec{name: "FilesWritten", kind: countField, attribute: true, value: func(r Record) any { return &r.(*StorageRecord).FilesWritten }},
+	fieldSpec{name: "CollectionTime", required: true, value: func(r Record) any { return &r.(*StorageRecord).CollectionTime }},
+	fieldSpec{name: "Charge", required: true, value: func(r Record) any { return &r.(*StorageRecord).Charge }},
+	fieldSpec{name: "BytesRead", attribute: true, value: func(r Record) any { return &r.(*StorageRecord).BytesRead }},
+	fieldSpec{name: "BytesStored", attribute: true, value: func(r Record) any { return &r.(*StorageRecord).BytesStored }},
+	fieldSpec{name: "BytesWritten", attribute: true, value: func(r Record) any { return &r.(*StorageRecord).BytesWritten }},
+	fieldSpec{name: "CollectionInterval", attribute: true, value: func(r Record) any { return &r.(*StorageRecord).CollectionInterval }},
+	fieldSpec{name: "FileCount", attribute: true, value: func(r Record) any { return &r.(*StorageRecord).FileCount }},
+	fieldSpec{name: "FilesRead", attribute: true, value: func(r Record) any { return &r.(*StorageRecord).FilesRead }},
+	fieldSpec{name: "FilesWritten", attribute: true, value: func(r Record) any { return &r.(*StorageRecord).FilesWritten }},
 	fieldSpec{name: "MediaType", attribute: true, value: func(r Record) any { return &r.(*StorageRecord).MediaType }},
-	fieldSpec{name: "SystemCopies", kind: countField, attribute: true, value: func(r Record) any { return &r.(*StorageRecord).SystemCopies }},
-	fieldSpec{name: "UserCopies", kind: countField, attribute: true, value: func(r Record) any { return &r.(*StorageRecord).UserCopies }},
+	fieldSpec{name: "SystemCopies", attribute: true, value: func(r Record) any { return &r.(*StorageRecord).SystemCopies }},
+	fieldSpec{name: "UserCopies", attribute: true, value: func(r Record) any { return &r.(*StorageRecord).UserCopies }},
 	fieldSpec{name: "LocalReference", value: func(r Record) any { return &r.(*StorageRecord).LocalReference }},
 )
 
@@ -87,7 +87,7 @@ func (r *StorageRecord) Validate() error { return validateRecord(r, nil) }
 func (r *StorageRecord) AppendJSON(dst []byte) []byte { return appendRecord(dst, r, false) }
 
 // MarshalJSON returns the record as it goes over the wire.
-func (r *StorageRecord) MarshalJSON() ([]byte, error) { return r.AppendJSON(nil), nil }
+func (r StorageRecord) MarshalJSON() ([]byte, error) { return r.AppendJSON(nil), nil }
 
 // UnmarshalJSON reads a record; the error is a [*ValidationError] where single
 // fields cannot be read, and all others are set all the same.
@@ -99,5 +99,5 @@ func (r *StorageRecord) UnmarshalJSON(data []byte) error {
 // String returns the record in one readable line.
 func (r *StorageRecord) String() string { return recordLine(r, r.CollectionTime) }
 
-func (r *StorageRecord) schema() recordSchema     { return storageSchema }
+func (r *StorageRecord) schema() *recordSchema    { return storageSchema }
 func (r *StorageRecord) extras() (*Extra, *Extra) { return &r.Extra, &r.ExtraAttributes }

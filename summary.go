@@ -155,5 +155,6 @@ func (r SummaryRow) Group(keys []GroupKey) []string {
 // String returns the row in one readable line.
 func (r SummaryRow) String() string {
 	group := slices.DeleteFunc(r.Group(GroupKeys), func(s string) bool { return s == "" })
-	return fmt.Sprintf("%s: %d records, charge %s", strings.Join(group, " "), r.RecordCount, r.Charge)
+	return fmt.Sprintf("%s: %d records, charge %s",
+		inLine(strings.Join(group, " ")), r.RecordCount, inLine(r.Charge.String()))
 }

@@ -1,6 +1,9 @@
 package amieusage
 
 import (
+	"cmp"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -8,48 +11,73 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// CheckRecord reads one record and validates it, and returns all that is wrong
-// with it as one [*ValidationError]. The record holds what could be read even
-// then; it is nil only where the usage type is unknown.
+// Sane lengths of text fields, in bytes.
+const (
+	maxTextBytes     = 1024
+	maxLongTextBytes = 4096
+)
+
+// CheckRecord reads the JSON of one record and validates it, and returns all
+// that is wrong with it as one [*ValidationError]. The record holds what could
+// be read even then. Only an unknown usage type gives no record, and a
+// [*Error] with [CodeInvalid].
+//
+// The texts of the record share one copy of data, which lives as long as any
+// of them.
 func CheckRecord(t UsageType, data []byte) (Record, error) {
-	r := NewRecord(t)
-	if r == nil {
-		_, err := ParseUsageType(string(t))
+	t, err := ParseUsageType(string(t))
+	if err != nil {
 		return nil, err
 	}
-	unreadable, _ := decodeRecord(r, data).(*ValidationError)
-	if unreadable.names("") {
-		return r, unreadable
+	r := NewRecord(t)
+	var unreadable []FieldError
+	if problems, ok := decodeRecord(r, data).(*ValidationError); ok {
+		if slices.ContainsFunc(problems.Fields, func(p FieldError) bool { return p.Field == "" }) {
+			return r, problems
+		}
+		unreadable = problems.Fields
 	}
 	return r, validateRecord(r, unreadable)
 }
 
-// validateRecord adds to the problems found when the record was read (nil:
-// none) those of the fields that could be read.
-func validateRecord(r Record, problems *ValidationError) error {
-	v := new(ValidationError)
-	if problems != nil {
-		v.Fields = append(v.Fields, problems.Fields...)
-	}
+// validateRecord adds to the problems of the fields that could not be read
+// those of the others, and returns them in the order of the schema.
+func validateRecord(r Record, problems []FieldError) error {
 	schema := r.schema()
+	listed := func(path string) bool {
+		return slices.ContainsFunc(problems, func(p FieldError) bool { return p.Field == path })
+	}
 	for i := range schema.fields {
 		f := &schema.fields[i]
-		if problems.names(f.path()) {
+		if len(problems) > 0 && listed(f.path) {
 			continue
 		}
-		if absent, problem := fieldProblem(f, f.value(r)); problem != "" {
-			v.add(f.path(), "%s", problem)
-		} else if absent && f.required {
-			v.add(f.path(), "is required")
+		absent, problem := fieldProblem(f, f.value(r))
+		if absent && f.required {
+			problem = "is required"
+		}
+		if problem != "" {
+			problems = append(problems, FieldError{f.path, problem})
 		}
 	}
 	if c, ok := r.(*ComputeRecord); ok {
-		validateTimes(c, v)
+		problems = append(problems, timesOutOfOrder(c, listed)...)
 	}
 	extra, extraAttributes := r.extras()
-	validateExtra(v, *extra, schema.byName)
-	validateExtra(v, *extraAttributes, schema.attributes)
-	return v.orNil()
+	problems = append(problems, extraProblems(schema, *extra, false)...)
+	problems = append(problems, extraProblems(schema, *extraAttributes, true)...)
+	if len(problems) == 0 {
+		return nil
+	}
+	place := func(p FieldError) int {
+		i := slices.IndexFunc(schema.fields, func(f fieldSpec) bool { return f.path == p.Field })
+		if i < 0 {
+			return len(schema.fields)
+		}
+		return i
+	}
+	slices.SortStableFunc(problems, func(a, b FieldError) int { return cmp.Compare(place(a), place(b)) })
+	return &ValidationError{problems}
 }
 
 func fieldProblem(f *fieldSpec, value any) (absent bool, problem string) {
@@ -58,41 +86,29 @@ func fieldProblem(f *fieldSpec, value any) (absent bool, problem string) {
 		return *p == "", textProblem(*p, f.maxBytes)
 	case *AdjustmentType:
 		if *p != "" && !p.valid() {
-			return false, "must be one of credit, refund, storage-credit, debit, reservation, storage-debit"
+			problem = "must be one of credit, refund, storage-credit, debit, reservation, storage-debit"
 		}
-		return *p == "", ""
+		return *p == "", problem
 	case *time.Time:
 		if !p.IsZero() && (p.Before(earliestTime) || !p.Before(latestTime)) {
-			return false, "must lie between the years 1970 and 2199"
+			problem = "must lie between the years 1970 and 2199"
 		}
-		return p.IsZero(), ""
+		return p.IsZero(), problem
 	case *Charge:
-		if p.IsZero() {
-			return true, ""
-		}
-		n, err := p.Millionths()
-		switch {
-		case err != nil:
-			return false, err.Error()
-		case n < 0 || strings.HasPrefix(p.text, "-") && p.Decimal().Sign() < 0:
-			return false, "must not be negative"
-		}
-		return false, ""
+		return p.IsZero(), chargeProblem(*p)
 	case *Count:
-		if p.set && p.n < 0 {
-			return false, "must not be negative"
+		if p.n < 0 {
+			problem = "must not be negative"
 		}
-		return !p.set, ""
+		return !p.set, problem
 	}
 	return false, ""
 }
 
 func textProblem(s string, maxBytes int) string {
 	switch {
-	case len(s) > maxBytes && maxBytes == maxTextBytes:
-		return "must not be longer than 1024 bytes"
 	case len(s) > maxBytes:
-		return "must not be longer than 4096 bytes"
+		return "must not be longer than " + strconv.Itoa(maxBytes) + " bytes"
 	case !utf8.ValidString(s):
 		return "must be valid UTF-8"
 	case strings.IndexByte(s, 0) >= 0:
@@ -101,32 +117,72 @@ func textProblem(s string, maxBytes int) string {
 	return ""
 }
 
-// validateTimes checks submit ≤ start ≤ end where the times are known.
-func validateTimes(c *ComputeRecord, v *ValidationError) {
-	if !c.StartTime.IsZero() && !c.SubmitTime.IsZero() && c.StartTime.Before(c.SubmitTime) {
-		v.add("StartTime", "must not be before SubmitTime")
+func chargeProblem(c Charge) string {
+	if c.IsZero() {
+		return ""
 	}
-	if !c.EndTime.IsZero() && !c.StartTime.IsZero() && c.EndTime.Before(c.StartTime) {
-		v.add("EndTime", "must not be before StartTime")
+	if _, err := c.Millionths(); err != nil {
+		return err.Error()
 	}
+	if len(c.text) > maxChargeText {
+		return errChargeLength.Message
+	}
+	if c.text[0] == '-' && c.Decimal().Sign() < 0 {
+		return "must not be negative"
+	}
+	return ""
 }
 
-func validateExtra(v *ValidationError, extra Extra, known map[string]*fieldSpec) {
+// timesOutOfOrder checks submit ≤ start ≤ end, where the times are known and
+// have no problem of their own.
+func timesOutOfOrder(c *ComputeRecord, listed func(path string) bool) (problems []FieldError) {
+	var lastName string
+	var last time.Time
+	for _, t := range [...]struct {
+		name string
+		time time.Time
+	}{{"SubmitTime", c.SubmitTime}, {"StartTime", c.StartTime}, {"EndTime", c.EndTime}} {
+		switch {
+		case t.time.IsZero() || listed(t.name):
+		case t.time.Before(last):
+			problems = append(problems, FieldError{t.name, "must not be before " + lastName})
+		default:
+			lastName, last = t.name, t.time
+		}
+	}
+	return problems
+}
+
+const tooDeepProblem = "must not be nested deeper than 100 levels"
+
+func extraPath(name string, attribute bool) string {
+	if attribute {
+		return "Attributes." + name
+	}
+	return name
+}
+
+func extraProblems(schema *recordSchema, extra Extra, attribute bool) (problems []FieldError) {
 	if len(extra) == 0 {
-		return
+		return nil
 	}
 	seen := make(map[string]bool, len(extra))
 	for _, e := range extra {
-		_, clash := known[e.Name]
-		clash = clash || seen[e.Name]
-		seen[e.Name] = true
+		var problem string
 		switch {
-		case clash || reservedField(e.Name):
-			v.add(e.Name, "is set a second time among the extra fields")
+		case seen[e.Name] || schema.taken(e.Name, attribute):
+			problem = "must not be set a second time among the extra fields"
 		case !utf8.ValidString(e.Name):
-			v.add("Extra", "has a field whose name is not valid UTF-8")
+			problem = "must have a name in valid UTF-8"
 		case !jsontext.Value(e.Value).IsValid():
-			v.add(e.Name, "is not valid JSON")
+			problem = "must be valid JSON"
+		case tooDeep(e.Value):
+			problem = tooDeepProblem
 		}
+		if problem != "" {
+			problems = append(problems, FieldError{extraPath(e.Name, attribute), problem})
+		}
+		seen[e.Name] = true
 	}
+	return problems
 }

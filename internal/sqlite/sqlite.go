@@ -92,13 +92,21 @@ func open(ctx context.Context, path string, kind fileKind) (*database, error) {
 
 func prepare(conn *sqlite.Conn) error {
 	conn.SetBusyTimeout(busyTimeout)
-	return sqlitex.ExecuteScript(conn, `
-		PRAGMA journal_mode = WAL;
-		PRAGMA synchronous = FULL;
-		PRAGMA foreign_keys = ON;
-		PRAGMA wal_autocheckpoint = 20000;
-		PRAGMA cache_size = -65536;
-		PRAGMA temp_store = MEMORY;`, nil)
+	// One by one: a script runs inside a transaction, where the journal's mode
+	// cannot change.
+	for _, pragma := range []string{
+		"journal_mode = WAL",
+		"synchronous = FULL",
+		"foreign_keys = ON",
+		"wal_autocheckpoint = 20000",
+		"cache_size = -65536",
+		"temp_store = MEMORY",
+	} {
+		if err := sqlitex.ExecuteTransient(conn, "PRAGMA "+pragma, nil); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // close waits for the writer and closes the file.

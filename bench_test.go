@@ -1,0 +1,43 @@
+package amieusage
+
+import "testing"
+
+// benchmarkRecord is a compute record as the widest-used client sends it.
+var benchmarkRecord = []byte(`{"Username":"alice","LocalProjectID":"p.abc123456.000","LocalRecordID":"4711",` +
+	`"Resource":"bridges2-rm.psc.access-ci.org","SubmitTime":"2026-10-01T23:59:00Z","StartTime":"2026-10-02T00:00:00Z",` +
+	`"EndTime":"2026-10-02T04:00:00Z","Charge":"16.25","Attributes":{"NodeCount":4,"CpuCoreCount":512,` +
+	`"JobName":"train|resnet 50","Memory":"262144","Queue":"RM"},"ParentRecordID":[null],"LocalReference":"ref-1"}`)
+
+func BenchmarkCheckRecord(b *testing.B) {
+	b.ReportAllocs()
+	b.SetBytes(int64(len(benchmarkRecord)))
+	for b.Loop() {
+		if _, err := CheckRecord(Compute, benchmarkRecord); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkAppendJSON(b *testing.B) {
+	r, err := CheckRecord(Compute, benchmarkRecord)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	var dst []byte
+	for b.Loop() {
+		dst = r.AppendJSON(dst[:0])
+	}
+	b.SetBytes(int64(len(dst)))
+}
+
+func BenchmarkContentDigest(b *testing.B) {
+	r, err := CheckRecord(Compute, benchmarkRecord)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		ContentDigest(r)
+	}
+}

@@ -1,0 +1,238 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/amieusage/amieusage"
+	"github.com/amieusage/amieusage/internal/ledger"
+	"github.com/amieusage/amieusage/internal/sqlite"
+)
+
+func (p *program) adminCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "admin",
+		GroupID: "service",
+		Short:   "Manage the service's registry and its API keys",
+		Long: `Manage the registry (sites, resources, projects, users, allocations) and the
+API keys in a ledger's file. The service may be running; it sees each change
+at once.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(p.adminImportCommand(), p.adminSiteCommand(), p.adminKeyCommand(), p.adminCheckCommand())
+	return cmd
+}
+
+// withLedger adds the flag --db to a command that works on a ledger's file.
+func (p *program) withLedger(cmd *cobra.Command, work func(ctx context.Context, store *sqlite.Ledger, args []string) error) *cobra.Command {
+	db := cmd.Flags().String("db", "", "the ledger's file (required)")
+	markRequired(cmd, "db")
+	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
+		store, err := sqlite.OpenLedger(cmd.Context(), *db)
+		if err != nil {
+			return &statusError{exitUsage, err}
+		}
+		defer func() {
+			if closeErr := store.Close(); err == nil {
+				err = closeErr
+			}
+		}()
+		return work(cmd.Context(), store, args)
+	}
+	return cmd
+}
+
+func (p *program) adminImportCommand() *cobra.Command {
+	return p.withLedger(&cobra.Command{
+		Use:   "import REGISTRY.yaml --db FILE",
+		Short: "Bring the registry in line with a file",
+		Long: `Bring the registry in line with a YAML file, and show what changed. The file
+states the whole of every project that it names: users and allocations that it
+no longer lists are taken from the project. Sites, resources and projects that
+it does not name stay as they are. Importing the same file again changes
+nothing.
+
+  sites:
+    - name: PSC
+      resources: [{name: bridges2-rm.psc.access-ci.org}]
+      projects:
+        - id: p.abc123456.000
+          users: [alice, bob]
+          allocations:
+            - {resource: bridges2-rm.psc.access-ci.org, amount: 100000, start: 2026-01-01, end: 2026-12-31}
+
+Dates are in UTC, and both days are part of the allocation.`,
+		Example: `  amieusage admin import registry.yaml --db ledger.db`,
+		Args:    cobra.ExactArgs(1),
+	}, func(ctx context.Context, store *sqlite.Ledger, args []string) error {
+		data, err := os.ReadFile(args[0])
+		if err != nil {
+			return &statusError{exitUsage, err}
+		}
+		spec, err := parseRegistry(args[0], data)
+		if err != nil {
+			return &statusError{exitUsage, err}
+		}
+		changes, err := store.Import(ctx, spec)
+		if err != nil {
+			return &statusError{exitUsage, err}
+		}
+		for _, c := range changes {
+			fmt.Fprintf(p.stdout, "%-8s %s\n", c.Action, c.What)
+		}
+		if len(changes) == 0 {
+			fmt.Fprintln(p.stdout, "nothing changed")
+		}
+		return nil
+	})
+}
+
+func (p *program) adminSiteCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "site",
+		Short: "Manage sites",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(p.withLedger(&cobra.Command{
+		Use:     "add NAME --db FILE",
+		Short:   "Add a site",
+		Example: `  amieusage admin site add PSC --db ledger.db`,
+		Args:    cobra.ExactArgs(1),
+	}, func(ctx context.Context, store *sqlite.Ledger, args []string) error {
+		if err := checkSiteName(args[0]); err != nil {
+			return &statusError{exitUsage, err}
+		}
+		changes, err := store.Import(ctx, &ledger.RegistrySpec{Sites: []ledger.SiteSpec{{Name: args[0]}}})
+		if err != nil {
+			return err
+		}
+		if len(changes) == 0 {
+			fmt.Fprintf(p.stdout, "site %s is there already\n", args[0])
+			return nil
+		}
+		fmt.Fprintf(p.stdout, "added    %s\n", changes[0].What)
+		return nil
+	}))
+	return cmd
+}
+
+func (p *program) adminKeyCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "key",
+		Short: "Manage API keys",
+		Long: `Manage API keys. A site may have several valid keys, so that a key can be
+replaced without a gap: create the new one, change the site's configuration,
+then revoke the old one.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	var site, label string
+	create := p.withLedger(&cobra.Command{
+		Use:   "create --site NAME --db FILE",
+		Short: "Create an API key and print it, this once",
+		Long: `Create an API key and print it, and nothing else, on standard output. Only its
+hash is kept: it can never be shown again.`,
+		Example: `  umask 077 && amieusage admin key create --site PSC --db ledger.db > psc.key`,
+		Args:    cobra.NoArgs,
+	}, func(ctx context.Context, store *sqlite.Ledger, _ []string) error {
+		secret, key, err := ledger.CreateKey(ctx, store, site, label, p.clock())
+		if err != nil {
+			return &statusError{exitUsage, err}
+		}
+		if _, err := fmt.Fprintln(p.stdout, secret); err != nil {
+			return err
+		}
+		fmt.Fprintf(p.stderr, "key %d of site %s: it will not be shown again\n", key.ID, key.Site)
+		return nil
+	})
+	create.Flags().StringVar(&site, "site", "", "the site's name (required)")
+	create.Flags().StringVar(&label, "label", "", "a note to recognise the key by")
+	markRequired(create, "site")
+
+	var listSite string
+	var output outputFlag
+	list := p.withLedger(&cobra.Command{
+		Use:   "list --db FILE",
+		Short: "List API keys, but not the keys themselves",
+		Example: `  amieusage admin key list --db ledger.db
+  amieusage admin key list --site PSC --db ledger.db -o json`,
+		Args: cobra.NoArgs,
+	}, func(ctx context.Context, store *sqlite.Ledger, _ []string) error {
+		keys, err := store.Keys(ctx, listSite)
+		if err != nil {
+			return &statusError{exitUsage, err}
+		}
+		rows := [][]string{}
+		for _, k := range keys {
+			state := "valid"
+			if !k.RevokedAt.IsZero() {
+				state = "revoked " + k.RevokedAt.UTC().Format(time.RFC3339)
+			}
+			rows = append(rows, []string{k.Site, strconv.FormatInt(k.ID, 10), k.CreatedAt.UTC().Format(time.RFC3339), state, k.Label})
+		}
+		return p.print(output, keys, []string{"SITE", "KEY", "CREATED", "STATE", "LABEL"}, rows)
+	})
+	list.Flags().StringVar(&listSite, "site", "", "only this site's keys")
+	output.add(list)
+
+	var revokeSite string
+	revoke := p.withLedger(&cobra.Command{
+		Use:     "revoke KEY --site NAME --db FILE",
+		Short:   "Revoke an API key, by its number in the list",
+		Example: `  amieusage admin key revoke 1 --site PSC --db ledger.db`,
+		Args:    cobra.ExactArgs(1),
+	}, func(ctx context.Context, store *sqlite.Ledger, args []string) error {
+		id, err := strconv.ParseInt(args[0], 10, 64)
+		if err != nil {
+			return usageError("%q is no key's number (see: amieusage admin key list)", args[0])
+		}
+		if err := store.RevokeKey(ctx, revokeSite, id, p.clock()); err != nil {
+			return &statusError{exitUsage, err}
+		}
+		fmt.Fprintf(p.stdout, "revoked  key %d of site %s\n", id, revokeSite)
+		return nil
+	})
+	revoke.Flags().StringVar(&revokeSite, "site", "", "the site's name (required)")
+	markRequired(revoke, "site")
+
+	cmd.AddCommand(create, list, revoke)
+	return cmd
+}
+
+func (p *program) adminCheckCommand() *cobra.Command {
+	return p.withLedger(&cobra.Command{
+		Use:   "check --db FILE",
+		Short: "Check that the ledger is whole and adds up",
+		Long: `Check that the ledger's file is whole, and that the daily roll-ups, the
+balances and the counts are what the records add up to. It reads everything,
+which takes a while for millions of records; the service may be running.`,
+		Example: `  amieusage admin check --db ledger.db`,
+		Args:    cobra.NoArgs,
+	}, func(ctx context.Context, store *sqlite.Ledger, _ []string) error {
+		if err := store.Verify(ctx); err != nil {
+			return err
+		}
+		fmt.Fprintln(p.stdout, "the ledger is whole and adds up")
+		return nil
+	})
+}
+
+func checkSiteName(name string) error {
+	for _, r := range name {
+		if r <= ' ' || r >= 0x7f {
+			return &amieusage.Error{Code: amieusage.CodeInvalid,
+				Message: "a site's name travels in a header: it must be printable ASCII without spaces"}
+		}
+	}
+	if name == "" || len(name) > 255 {
+		return &amieusage.Error{Code: amieusage.CodeInvalid, Message: "a site's name has from 1 to 255 characters"}
+	}
+	return nil
+}

@@ -1,0 +1,417 @@
+package main
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/cockroachdb/apd/v3"
+	"github.com/spf13/cobra"
+	"gopkg.in/ini.v1"
+
+	"github.com/amieusage/amieusage"
+	"github.com/amieusage/amieusage/internal/siterules"
+	"github.com/amieusage/amieusage/usageclient"
+)
+
+// apiKeyVariable is the environment variable that holds the API key; it goes
+// before a file.
+const apiKeyVariable = "AMIEUSAGE_API_KEY"
+
+// A siteFile is the YAML form of a site's configuration.
+type siteFile struct {
+	Site            string         `yaml:"site"`
+	APIKeyFile      string         `yaml:"api_key_file"`
+	UsageURL        scalar         `yaml:"usage_url"`
+	InsecureHTTP    bool           `yaml:"insecure_http"`
+	CAFile          string         `yaml:"ca_file"`
+	ClientCert      string         `yaml:"client_cert"`
+	ClientKey       string         `yaml:"client_key"`
+	MaxRequestBytes scalar         `yaml:"max_request_bytes"`
+	State           string         `yaml:"state"`
+	ConfirmWait     scalar         `yaml:"confirm_wait"`
+	Slurm           slurmFile      `yaml:"slurm"`
+	Resources       []resourceFile `yaml:"resources"`
+	Projects        struct {
+		Include []scalar          `yaml:"include"`
+		Case    scalar            `yaml:"case"`
+		Map     map[string]string `yaml:"map"`
+	} `yaml:"projects"`
+	Users struct {
+		Map map[string]string `yaml:"map"`
+	} `yaml:"users"`
+	ReportZeroElapsed bool `yaml:"report_zero_elapsed"`
+}
+
+type slurmFile struct {
+	TimeZone scalar `yaml:"time_zone"`
+	Lookback scalar `yaml:"lookback"`
+	Sacct    string `yaml:"sacct"`
+}
+
+type resourceFile struct {
+	Resource   scalar   `yaml:"resource"`
+	Clusters   []scalar `yaml:"clusters"`
+	Partitions []scalar `yaml:"partitions"`
+	QOS        []scalar `yaml:"qos"`
+	Charge     struct {
+		PerHour  map[string]scalar `yaml:"per_hour"`
+		Combine  scalar            `yaml:"combine"`
+		Decimals *scalar           `yaml:"decimals"`
+	} `yaml:"charge"`
+}
+
+// A siteConfig is a site's configuration, read and checked.
+type siteConfig struct {
+	file            string
+	site            string
+	keyFile         string
+	key             string // from an amieclient configuration
+	usageURL        string
+	insecureHTTP    bool
+	caFile          string
+	clientCert      string
+	clientKey       string
+	maxRequestBytes int
+	state           string
+	confirmWait     time.Duration
+	zone            *time.Location // nil: not stated
+	lookback        time.Duration
+	sacct           string
+	rules           siterules.Rules
+}
+
+// What a configuration means where it does not say.
+const (
+	defaultState       = "outbox.db"
+	defaultLookback    = 72 * time.Hour
+	defaultConfirmWait = 30 * time.Second
+)
+
+// A configFlags are the flags that name a site's configuration.
+type configFlags struct {
+	path         string
+	section      string
+	insecureHTTP bool
+	state        string // instead of the configuration's, where set
+}
+
+func (f *configFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringVarP(&f.path, "config", "c", "", "the site's configuration, site.yaml, or amieclient's config.ini (required)")
+	cmd.Flags().StringVar(&f.section, "section", "", "the section of a config.ini")
+	cmd.Flags().BoolVar(&f.insecureHTTP, "insecure-http", false, "send the API key over plain http beyond loopback (insecure_http in site.yaml)")
+	markRequired(cmd, "config")
+}
+
+// load reads the configuration. All its errors are bad configuration.
+func (f *configFlags) load() (*siteConfig, error) {
+	c, err := f.read()
+	if err != nil {
+		return nil, &statusError{exitUsage, err}
+	}
+	return c, nil
+}
+
+func (f *configFlags) read() (*siteConfig, error) {
+	data, err := os.ReadFile(f.path)
+	if err != nil {
+		return nil, err
+	}
+	var c *siteConfig
+	if f.section != "" || strings.HasSuffix(f.path, ".ini") {
+		c, err = parseINI(f.path, f.section, data)
+	} else {
+		c, err = parseSite(f.path, data)
+	}
+	if err != nil {
+		return nil, err
+	}
+	c.insecureHTTP = c.insecureHTTP || f.insecureHTTP
+	// Names of files are relative to the configuration's folder, so that a
+	// timer may start the program anywhere.
+	for _, name := range []*string{&c.keyFile, &c.caFile, &c.clientCert, &c.clientKey, &c.state} {
+		if *name != "" && !filepath.IsAbs(*name) {
+			*name = filepath.Join(filepath.Dir(f.path), *name)
+		}
+	}
+	if f.state != "" {
+		c.state = f.state
+	}
+	return c, nil
+}
+
+func parseSite(name string, data []byte) (*siteConfig, error) {
+	var file siteFile
+	if err := decodeYAML(name, data, &file); err != nil {
+		return nil, err
+	}
+	c := &siteConfig{
+		file:         name,
+		site:         file.Site,
+		keyFile:      file.APIKeyFile,
+		usageURL:     file.UsageURL.text,
+		insecureHTTP: file.InsecureHTTP,
+		caFile:       file.CAFile,
+		clientCert:   file.ClientCert,
+		clientKey:    file.ClientKey,
+		state:        file.State,
+		sacct:        file.Slurm.Sacct,
+		rules: siterules.Rules{
+			Projects: siterules.Projects{
+				Include: texts(file.Projects.Include),
+				Case:    siterules.Case(file.Projects.Case.text),
+				Map:     file.Projects.Map,
+			},
+			Users:             siterules.Users{Map: file.Users.Map},
+			ReportZeroElapsed: file.ReportZeroElapsed,
+		},
+	}
+	if c.site == "" {
+		return nil, fmt.Errorf("%s: site is missing: the site's name, as in site: PSC", name)
+	}
+	if err := checkSiteName(c.site); err != nil {
+		return nil, fmt.Errorf("%s: site: %w", name, err)
+	}
+	if c.usageURL == "" {
+		c.usageURL = amieusage.DefaultURL
+	}
+	if u, err := url.Parse(c.usageURL); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return nil, file.UsageURL.problem(name, "usage_url is no http or https address, as in %s", amieusage.DefaultURL)
+	}
+	if c.state == "" {
+		c.state = defaultState
+	}
+	if c.sacct == "" {
+		c.sacct = "sacct"
+	}
+	var err error
+	if c.lookback, err = duration(name, "lookback", file.Slurm.Lookback, defaultLookback); err != nil {
+		return nil, err
+	}
+	if c.confirmWait, err = duration(name, "confirm_wait", file.ConfirmWait, defaultConfirmWait); err != nil {
+		return nil, err
+	}
+	if s := file.MaxRequestBytes; s.text != "" {
+		if c.maxRequestBytes, err = strconv.Atoi(s.text); err != nil || c.maxRequestBytes < 1024 || c.maxRequestBytes > amieusage.MaxRequestBytes {
+			return nil, s.problem(name, "max_request_bytes must be a whole number from 1024 to %d", amieusage.MaxRequestBytes)
+		}
+	}
+	if z := file.Slurm.TimeZone; z.text != "" {
+		if c.zone, err = time.LoadLocation(z.text); err != nil {
+			return nil, z.problem(name, "time_zone %q is no time zone, as in America/New_York or UTC", z.text)
+		}
+	}
+	for i := range file.Resources {
+		r, err := file.Resources[i].rule(name)
+		if err != nil {
+			return nil, err
+		}
+		c.rules.Resources = append(c.rules.Resources, r)
+	}
+	if err := c.rules.Check(); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return c, nil
+}
+
+func (r *resourceFile) rule(file string) (siterules.Resource, error) {
+	rule := siterules.Resource{
+		Name:       r.Resource.text,
+		Clusters:   texts(r.Clusters),
+		Partitions: texts(r.Partitions),
+		QOS:        texts(r.QOS),
+		Charge: siterules.Charge{
+			PerHour:  map[string]*apd.Decimal{},
+			Combine:  siterules.Combine(r.Charge.Combine.text),
+			Decimals: siterules.MaxDecimals,
+		},
+	}
+	for tres, rate := range r.Charge.PerHour {
+		d, _, err := apd.NewFromString(rate.text)
+		if err != nil {
+			return rule, rate.problem(file, "the rate of %s is not a decimal number: %q", tres, rate.text)
+		}
+		rule.Charge.PerHour[tres] = d
+	}
+	if d := r.Charge.Decimals; d != nil {
+		n, err := strconv.Atoi(d.text)
+		if err != nil {
+			return rule, d.problem(file, "decimals must be a whole number from 0 to %d", siterules.MaxDecimals)
+		}
+		rule.Charge.Decimals = n
+	}
+	if err := (&siterules.Rules{Resources: []siterules.Resource{rule}}).Check(); err != nil {
+		return rule, r.Resource.problem(file, "%w", err)
+	}
+	return rule, nil
+}
+
+func texts(scalars []scalar) []string {
+	var list []string
+	for _, s := range scalars {
+		list = append(list, s.text)
+	}
+	return list
+}
+
+func duration(file, key string, s scalar, standard time.Duration) (time.Duration, error) {
+	if s.text == "" {
+		return standard, nil
+	}
+	d, err := time.ParseDuration(s.text)
+	if err != nil || d < 0 {
+		return 0, s.problem(file, "%s must be a duration such as 72h or 30m, not %q", key, s.text)
+	}
+	return d, nil
+}
+
+// parseINI reads one section of the configuration that amieclient's users
+// keep: site_name, api_key and usage_url.
+func parseINI(name, section string, data []byte) (*siteConfig, error) {
+	file, err := ini.Load(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	var known []string
+	for _, s := range file.SectionStrings() {
+		if s != ini.DefaultSection {
+			known = append(known, s)
+		}
+	}
+	if section == "" {
+		return nil, fmt.Errorf("%s: name a section with --section: it has %s", name, strings.Join(known, ", "))
+	}
+	s, err := file.GetSection(section)
+	if err != nil {
+		return nil, fmt.Errorf("%s: there is no section %q: it has %s", name, section, strings.Join(known, ", "))
+	}
+	c := &siteConfig{
+		file:        name,
+		site:        s.Key("site_name").String(),
+		key:         s.Key("api_key").String(),
+		usageURL:    s.Key("usage_url").String(),
+		state:       defaultState,
+		confirmWait: defaultConfirmWait,
+		lookback:    defaultLookback,
+		sacct:       "sacct",
+	}
+	if c.site == "" {
+		return nil, fmt.Errorf("%s: section %s has no site_name", name, section)
+	}
+	if c.usageURL == "" {
+		c.usageURL = amieusage.DefaultURL
+	}
+	if c.key != "" {
+		if err := checkPrivate(name); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+// checkPrivate refuses a file with a key that others than its owner can read.
+func checkPrivate(name string) error {
+	info, err := os.Stat(name)
+	if err != nil {
+		return err
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return fmt.Errorf("%s holds an API key and can be read by others: chmod 600 %s", name, name)
+	}
+	return nil
+}
+
+// apiKey returns the key, from the environment or from its file.
+func (c *siteConfig) apiKey() (string, error) {
+	if key := strings.TrimSpace(os.Getenv(apiKeyVariable)); key != "" {
+		return key, nil
+	}
+	if c.key != "" {
+		return c.key, nil
+	}
+	if c.keyFile == "" {
+		return "", fmt.Errorf("%s: there is no API key: state api_key_file, or set %s", c.file, apiKeyVariable)
+	}
+	if err := checkPrivate(c.keyFile); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return "", fmt.Errorf("the API key's file %s does not exist (api_key_file in %s)", c.keyFile, c.file)
+		}
+		return "", err
+	}
+	data, err := os.ReadFile(c.keyFile)
+	if err != nil {
+		return "", err
+	}
+	key := strings.TrimSpace(string(data))
+	if key == "" {
+		return "", fmt.Errorf("%s is empty: it should hold the API key", c.keyFile)
+	}
+	return key, nil
+}
+
+// client returns the client of the service. All its errors are bad
+// configuration.
+func (c *siteConfig) client(log *slog.Logger) (*usageclient.Client, error) {
+	key, err := c.apiKey()
+	if err != nil {
+		return nil, &statusError{exitUsage, err}
+	}
+	options := []usageclient.Option{
+		usageclient.WithBaseURL(c.usageURL),
+		usageclient.WithUserAgent("amieusage/" + version()),
+		usageclient.WithLogger(log),
+	}
+	if c.insecureHTTP {
+		options = append(options, usageclient.WithInsecureHTTP())
+	}
+	if c.maxRequestBytes > 0 {
+		options = append(options, usageclient.WithMaxRequestBytes(c.maxRequestBytes))
+	}
+	tlsConfig, err := c.tls()
+	if err != nil {
+		return nil, &statusError{exitUsage, err}
+	}
+	if tlsConfig != nil {
+		options = append(options, usageclient.WithTLSConfig(tlsConfig))
+	}
+	client, err := usageclient.New(c.site, key, options...)
+	if err != nil {
+		return nil, &statusError{exitUsage, fmt.Errorf("%s: %w", c.file, err)}
+	}
+	return client, nil
+}
+
+// tls returns the TLS configuration that the files state, or nil.
+func (c *siteConfig) tls() (*tls.Config, error) {
+	if c.caFile == "" && c.clientCert == "" && c.clientKey == "" {
+		return nil, nil
+	}
+	config := &tls.Config{MinVersion: tls.VersionTLS12}
+	if c.caFile != "" {
+		pem, err := os.ReadFile(c.caFile)
+		if err != nil {
+			return nil, err
+		}
+		config.RootCAs = x509.NewCertPool()
+		if !config.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("%s holds no certificate in PEM form (ca_file in %s)", c.caFile, c.file)
+		}
+	}
+	if c.clientCert != "" || c.clientKey != "" {
+		pair, err := tls.LoadX509KeyPair(c.clientCert, c.clientKey)
+		if err != nil {
+			return nil, fmt.Errorf("client_cert and client_key in %s: %w", c.file, err)
+		}
+		config.Certificates = []tls.Certificate{pair}
+	}
+	return config, nil
+}

@@ -1,0 +1,216 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/amieusage/amieusage"
+	"github.com/amieusage/amieusage/internal/agent"
+	"github.com/amieusage/amieusage/internal/outbox"
+	"github.com/amieusage/amieusage/usageclient"
+)
+
+func (p *program) failedCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "failed",
+		GroupID: "api",
+		Short:   "List, clear and retry the records that the service could not load",
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(p.failedListCommand(), p.failedClearCommand(), p.failedRetryCommand())
+	return cmd
+}
+
+func (p *program) failedListCommand() *cobra.Command {
+	q := &queryCommand{siteCommand{program: p}}
+	cmd := &cobra.Command{
+		Use:   "list --config site.yaml",
+		Short: "List the failed records, with their reasons",
+		Example: `  amieusage failed list --config site.yaml
+  amieusage failed list --config site.yaml -o json`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return q.ask(cmd.Context(), func(ctx context.Context, client *usageclient.Client) error {
+				failed, err := client.FailedRecords(ctx)
+				if err != nil {
+					return err
+				}
+				rows := [][]string{}
+				for _, f := range failed {
+					var c amieusage.Common
+					if f.Record != nil {
+						c = f.Record.Common()
+					}
+					rows = append(rows, []string{strconv.FormatInt(f.FailedRecordID, 10), string(f.UsageType), c.LocalRecordID,
+						c.Resource, c.LocalProjectID, c.Username, c.Charge.String(), f.Error})
+				}
+				return q.print(q.output, []amieusage.FailedRecord(failed),
+					[]string{"ID", "TYPE", "RECORD", "RESOURCE", "PROJECT", "USER", "CHARGE", "REASON"}, rows)
+			})
+		},
+	}
+	q.add(cmd)
+	return cmd
+}
+
+// failedIDs reads the ids of failed records, or --all.
+func failedIDs(args []string, all bool) ([]int64, error) {
+	if all == (len(args) > 0) {
+		return nil, usageError("name failed records by their ids, or all of them with --all (see: amieusage failed list)")
+	}
+	ids := make([]int64, len(args))
+	for i, arg := range args {
+		var err error
+		if ids[i], err = strconv.ParseInt(arg, 10, 64); err != nil || ids[i] <= 0 {
+			return nil, usageError("%q is not the id of a failed record (see: amieusage failed list)", arg)
+		}
+	}
+	return ids, nil
+}
+
+func (p *program) failedClearCommand() *cobra.Command {
+	q := &queryCommand{siteCommand{program: p}}
+	var all bool
+	cmd := &cobra.Command{
+		Use:   "clear --config site.yaml ID... | --all",
+		Short: "Take failed records off the service's list, for good",
+		Long: `Take failed records off the service's list. Their usage is not charged: do so
+with what is not to be reported after all. What is to be reported is repaired
+and retried; it leaves the list by itself when it is loaded.`,
+		Example: `  amieusage failed clear --config site.yaml 17 18
+  amieusage failed clear --config site.yaml --all`,
+		Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ids, err := failedIDs(args, all)
+			if err != nil {
+				return err
+			}
+			return q.ask(cmd.Context(), func(ctx context.Context, client *usageclient.Client) error {
+				if all {
+					failed, err := client.FailedRecords(ctx)
+					if err != nil {
+						return err
+					}
+					for _, f := range failed {
+						ids = append(ids, f.FailedRecordID)
+					}
+				}
+				cleared, err := client.ClearFailedRecords(ctx, ids...)
+				if q.output == outputJSON {
+					if cleared == nil {
+						cleared = []int64{}
+					}
+					err = errors.Join(err, q.printJSON(map[string][]int64{"cleared": cleared}))
+				} else {
+					fmt.Fprintf(q.stdout, "cleared %d failed records\n", len(cleared))
+				}
+				return err
+			})
+		},
+	}
+	q.add(cmd)
+	cmd.Flags().BoolVar(&all, "all", false, "all failed records")
+	return cmd
+}
+
+func (p *program) failedRetryCommand() *cobra.Command {
+	s := &siteCommand{program: p}
+	var all bool
+	var wait time.Duration
+	cmd := &cobra.Command{
+		Use:   "retry --config site.yaml ID... | --all",
+		Short: "Send failed records again, after their cause was mended",
+		Long: `Send failed records again: when the service has learnt of the project, the user
+or the allocation. A failed record leaves the list when it is loaded. Records
+that are to be sent with another content are collected, or sent, anew instead.
+
+Records that this site's outbox holds go through it, so that it knows how they
+ended.`,
+		Example: `  amieusage failed retry --config site.yaml 17 18
+  amieusage failed retry --config site.yaml --all`,
+		Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ids, err := failedIDs(args, all)
+			if err != nil {
+				return err
+			}
+			ctx := cmd.Context()
+			return s.run(ctx, needService|needLock, func(a *agent.Agent) error {
+				if !cmd.Flags().Changed("wait") {
+					wait = s.config.confirmWait
+				}
+				err := s.retryFailed(ctx, ids)
+				if err == nil {
+					err = a.Send(ctx)
+				}
+				if err == nil {
+					err = a.Confirm(ctx, wait)
+				}
+				return s.finish(ctx, err)
+			})
+		},
+	}
+	s.add(cmd)
+	cmd.Flags().BoolVar(&all, "all", false, "all failed records")
+	cmd.Flags().DurationVar(&wait, "wait", defaultConfirmWait, "how long to wait for the service to load what was sent (confirm_wait in site.yaml)")
+	return cmd
+}
+
+// retryFailed makes the failed records of the ids (none: all) pending in the
+// outbox. Those that it does not hold are taken in.
+func (s *siteCommand) retryFailed(ctx context.Context, ids []int64) error {
+	failed, err := s.agent.Client.FailedRecords(ctx)
+	if err != nil {
+		return err
+	}
+	wanted := map[int64]bool{}
+	for _, id := range ids {
+		wanted[id] = true
+	}
+	var items []outbox.Item
+	for _, f := range failed {
+		if len(ids) > 0 && !wanted[f.FailedRecordID] {
+			continue
+		}
+		delete(wanted, f.FailedRecordID)
+		if f.Record == nil || f.Problem != nil || f.Record.Validate() != nil {
+			s.agent.Summary.Bad++
+			fmt.Fprintf(s.stderr, "failed record %d cannot be read and is left: %v\n", f.FailedRecordID, f.Problem)
+			continue
+		}
+		items = append(items, outbox.Item{Record: f.Record, Place: "failed record " + strconv.FormatInt(f.FailedRecordID, 10)})
+	}
+	for id := range wanted {
+		return fmt.Errorf("there is no failed record %d (see: amieusage failed list)", id)
+	}
+	// What failed is learnt first, so that the failure is not taken for a new
+	// one after the retry.
+	const chunk = 2000
+	if _, err := s.queue.Failed(ctx, failed); err != nil {
+		return err
+	}
+	for len(items) > 0 {
+		n := min(chunk, len(items))
+		outcomes, err := s.queue.Enqueue(ctx, items[:n], nil)
+		if err != nil {
+			return err
+		}
+		var again outbox.Selection
+		for _, o := range outcomes {
+			if o.Change == outbox.Unchanged {
+				again.IDs = append(again.IDs, o.ID)
+			}
+		}
+		if _, err := s.queue.Retry(ctx, again); err != nil {
+			return err
+		}
+		items = items[n:]
+	}
+	return nil
+}

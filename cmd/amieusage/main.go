@@ -1,0 +1,152 @@
+// Command amieusage reports what the users of a computing site consumed to an
+// allocation service, through the AMIE Usage API; it is also that service.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+	_ "time/tzdata" // time zones of schedulers, on machines that have none
+
+	"github.com/spf13/cobra"
+
+	"github.com/amieusage/amieusage"
+	"github.com/amieusage/amieusage/usageclient"
+)
+
+// Exit statuses, the same for every command.
+const (
+	exitOK          = 0
+	exitRefused     = 1 // something was rejected, failed, or went wrong
+	exitUsage       = 2 // bad usage or configuration
+	exitUnreachable = 3 // the service was not reached; all is kept for the next run
+)
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	p := &program{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, clock: time.Now}
+	return p.run(ctx, os.Args[1:])
+}
+
+// A program is one run of amieusage, with all that it has of the world.
+type program struct {
+	stdin  io.Reader
+	stdout io.Writer
+	stderr io.Writer
+	clock  func() time.Time
+}
+
+func (p *program) run(ctx context.Context, args []string) int {
+	root := p.rootCommand()
+	root.SetArgs(args)
+	root.SetIn(p.stdin)
+	root.SetOut(p.stdout)
+	root.SetErr(p.stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	if !errors.Is(err, errTold) {
+		fmt.Fprintf(p.stderr, "amieusage: %v\n", err)
+	}
+	return exitStatus(err)
+}
+
+// A statusError is an error with the exit status that it asks for.
+type statusError struct {
+	status int
+	err    error
+}
+
+func (e *statusError) Error() string { return e.err.Error() }
+func (e *statusError) Unwrap() error { return e.err }
+
+// errTold ends a command whose summary has said already what went wrong.
+var errTold = errors.New("some records were rejected or failed")
+
+func usageError(format string, args ...any) error {
+	return &statusError{exitUsage, fmt.Errorf(format, args...)}
+}
+
+// exitStatus returns the status that tells a script what kind of failure it
+// was.
+func exitStatus(err error) int {
+	if e, ok := errors.AsType[*statusError](err); ok {
+		return e.status
+	}
+	if errors.Is(err, usageclient.ErrUnavailable) {
+		return exitUnreachable
+	}
+	if e, ok := errors.AsType[*amieusage.Error](err); ok {
+		switch e.Code {
+		case amieusage.CodeUnauthorized, amieusage.CodeForbidden:
+			return exitUsage
+		}
+	}
+	return exitRefused
+}
+
+func (p *program) rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "amieusage",
+		Short: "Report what a computing site's users consumed, through the AMIE Usage API",
+		Long: `amieusage reports what the users of a computing site consumed to an allocation
+service, through the AMIE Usage API. It is the site's agent, the service
+itself, and a shell for the whole API.
+
+A site administrator reports jobs, from a timer or by hand:
+
+  amieusage report --config site.yaml
+  amieusage report --config site.yaml --from-file dump.psv
+
+An operator runs the service:
+
+  amieusage serve --db ledger.db
+
+Exit status: 0 all well, 1 something was rejected or failed, 2 bad usage or
+configuration, 3 the service was not reached (all is kept for the next run).`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usageError("%w (see: %s --help)", err, cmd.CommandPath())
+	})
+	root.AddGroup(
+		&cobra.Group{ID: "site", Title: "For a site:"},
+		&cobra.Group{ID: "api", Title: "The rest of the Usage API:"},
+		&cobra.Group{ID: "service", Title: "For the service:"},
+	)
+	root.AddCommand(
+		p.reportCommand(), p.convertCommand(), p.collectCommand(), p.sendCommand(), p.confirmCommand(), p.outboxCommand(),
+		p.statusCommand(), p.failedCommand(), p.loadedCommand(), p.summaryCommand(), p.validateCommand(),
+		p.serveCommand(), p.adminCommand(),
+		p.versionCommand(), p.manCommand(),
+	)
+	refuseBadArguments(root)
+	return root
+}
+
+// refuseBadArguments makes wrong arguments of every command bad usage.
+func refuseBadArguments(cmd *cobra.Command) {
+	if check := cmd.Args; check != nil {
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			if err := check(cmd, args); err != nil {
+				return usageError("%w (see: %s --help)", err, cmd.CommandPath())
+			}
+			return nil
+		}
+	}
+	for _, sub := range cmd.Commands() {
+		refuseBadArguments(sub)
+	}
+}

@@ -1,0 +1,234 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/amieusage/amieusage"
+	"github.com/amieusage/amieusage/usageclient"
+)
+
+// A queryCommand is what the commands that only ask the service have in
+// common.
+type queryCommand struct {
+	siteCommand
+}
+
+// ask reads the configuration and runs work with a client of the service.
+func (q *queryCommand) ask(ctx context.Context, work func(ctx context.Context, client *usageclient.Client) error) error {
+	config, err := q.flags.load()
+	if err != nil {
+		return err
+	}
+	q.config = config
+	client, err := config.client(q.log())
+	if err != nil {
+		return err
+	}
+	return work(ctx, client)
+}
+
+// A periodFlags are the flags that limit an answer to a time.
+type periodFlags struct{ from, to string }
+
+func (f *periodFlags) add(cmd *cobra.Command, what string) {
+	cmd.Flags().StringVar(&f.from, "from", "", "only what was "+what+" at or after this time: 2026-10-01, or with a time of day and offset")
+	cmd.Flags().StringVar(&f.to, "to", "", "only what was "+what+" before this time")
+}
+
+func (f *periodFlags) times() (from, to time.Time, err error) {
+	for _, t := range []struct {
+		flag, text string
+		to         *time.Time
+	}{{"--from", f.from, &from}, {"--to", f.to, &to}} {
+		if t.text == "" {
+			continue
+		}
+		if *t.to, err = amieusage.ParseTime(t.text); err != nil {
+			return from, to, usageError("%s %w", t.flag, err)
+		}
+	}
+	return from, to, nil
+}
+
+func (p *program) statusCommand() *cobra.Command {
+	q := &queryCommand{siteCommand{program: p}}
+	var period periodFlags
+	cmd := &cobra.Command{
+		Use:     "status --config site.yaml",
+		GroupID: "api",
+		Short:   "Show what the service has loaded, and what failed",
+		Long: `Show, for each resource, how many records the service has loaded, their charge,
+and what failed, grouped by reason. Without times: the last 30 days, by time of
+loading.`,
+		Example: `  amieusage status --config site.yaml
+  amieusage status --config config.ini --section PSC --from 2026-10-01 --to 2026-11-01 -o json`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			from, to, err := period.times()
+			if err != nil {
+				return err
+			}
+			return q.ask(cmd.Context(), func(ctx context.Context, client *usageclient.Client) error {
+				status, err := client.Status(ctx, amieusage.StatusQuery{From: from, To: to})
+				if err != nil {
+					return err
+				}
+				var rows [][]string
+				for _, r := range status {
+					rows = append(rows, []string{r.Resource, strconv.FormatInt(r.LoadedRecordCount, 10),
+						strconv.FormatInt(r.FailedJobCount, 10), r.TotalCharge.String()})
+				}
+				if err := q.print(q.output, status, []string{"RESOURCE", "LOADED", "FAILED", "CHARGE"}, rows); err != nil || q.output == outputJSON {
+					return err
+				}
+				for _, r := range status {
+					for _, e := range r.Errors {
+						fmt.Fprintf(q.stdout, "\n%s: %s\n", printable(r.Resource), printable(e.Error))
+						for _, f := range e.Records {
+							fmt.Fprintf(q.stdout, "  %s\n", printable(failedLine(f)))
+						}
+					}
+				}
+				return nil
+			})
+		},
+	}
+	q.add(cmd)
+	period.add(cmd, "loaded")
+	return cmd
+}
+
+// failedLine is a failed record without its reason.
+func failedLine(f amieusage.FailedRecord) string {
+	id := strconv.FormatInt(f.FailedRecordID, 10)
+	if f.Record == nil {
+		return id + ": " + string(f.Raw)
+	}
+	return id + ": " + f.Record.String()
+}
+
+func (p *program) loadedCommand() *cobra.Command {
+	q := &queryCommand{siteCommand{program: p}}
+	var since, recordID string
+	var limit int
+	cmd := &cobra.Command{
+		Use:     "loaded --config site.yaml",
+		GroupID: "api",
+		Short:   "List the records in the service's ledger",
+		Example: `  amieusage loaded --config site.yaml --since 2026-10-01
+  amieusage loaded --config site.yaml --record 4711 -o json`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			query := amieusage.LoadedQuery{LocalRecordID: recordID}
+			if since != "" {
+				var err error
+				if query.MinLoadedTime, err = amieusage.ParseTime(since); err != nil {
+					return usageError("--since %w", err)
+				}
+			}
+			return q.ask(cmd.Context(), func(ctx context.Context, client *usageclient.Client) error {
+				out := newRowWriter(q.program, q.output, "NUMBER", "TYPE", "RECORD", "RESOURCE", "SUBMITTED", "LOADED", "CHARGE")
+				n := 0
+				for r, err := range client.Loaded(ctx, query) {
+					if err != nil {
+						return err
+					}
+					if limit > 0 && n == limit {
+						break
+					}
+					n++
+					err := out.write(r, strconv.FormatInt(r.AccountingDbRecordID, 10), string(r.UsageType), r.LocalRecordID, r.Resource,
+						amieusage.FormatTime(r.SubmitTime), amieusage.FormatTime(r.LoadedTime), r.Charge.String())
+					if err != nil {
+						return err
+					}
+				}
+				return out.close()
+			})
+		},
+	}
+	q.add(cmd)
+	cmd.Flags().StringVar(&since, "since", "", "only records loaded at or after this time")
+	cmd.Flags().StringVar(&recordID, "record", "", "only records of this LocalRecordID")
+	cmd.Flags().IntVar(&limit, "limit", 0, "at most this many records; 0: all")
+	return cmd
+}
+
+func (p *program) summaryCommand() *cobra.Command {
+	q := &queryCommand{siteCommand{program: p}}
+	var period periodFlags
+	var by string
+	var asCSV bool
+	cmd := &cobra.Command{
+		Use:     "summary --config site.yaml",
+		GroupID: "api",
+		Short:   "Sum up usage by resource, project, user, day, month or type",
+		Long: `Sum up the usage in the service's ledger, grouped by any of resource, project,
+user, day, month and usage-type, by time of usage. Rows that are projects also
+show what the project was allocated, and what remains over all time.`,
+		Example: `  amieusage summary --config site.yaml --by project
+  amieusage summary --config site.yaml --by resource,month --from 2026-01-01
+  amieusage summary --config site.yaml --by project,user --csv > usage.csv`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			keys, err := amieusage.ParseGroupKeys(by)
+			if err != nil {
+				return &statusError{exitUsage, err}
+			}
+			from, to, err := period.times()
+			if err != nil {
+				return err
+			}
+			return q.ask(cmd.Context(), func(ctx context.Context, client *usageclient.Client) error {
+				summary, err := client.Summary(ctx, amieusage.SummaryQuery{GroupBy: keys, From: from, To: to})
+				if err != nil {
+					return err
+				}
+				if asCSV {
+					data, err := summary.CSV()
+					if err == nil {
+						_, err = q.stdout.Write(data)
+					}
+					return err
+				}
+				header, rows := summaryTable(summary)
+				return q.print(q.output, summary, header, rows)
+			})
+		},
+	}
+	q.add(cmd)
+	period.add(cmd, "used")
+	cmd.Flags().StringVar(&by, "by", string(amieusage.ByResource), "what to group by, joined by commas: resource, project, user, day, month, usage-type")
+	cmd.Flags().BoolVar(&asCSV, "csv", false, "comma-separated values instead")
+	cmd.MarkFlagsMutuallyExclusive("csv", "output")
+	return cmd
+}
+
+func summaryTable(s *amieusage.Summary) (header []string, rows [][]string) {
+	balances := false
+	for _, r := range s.Rows {
+		balances = balances || r.Balance != nil
+	}
+	for _, k := range s.GroupBy {
+		header = append(header, strings.ToUpper(string(k)))
+	}
+	header = append(header, "RECORDS", "DEDUCTED", "GIVEN BACK", "CHARGE")
+	if balances {
+		header = append(header, "ALLOCATED", "USED IN ALL", "GIVEN BACK IN ALL", "REMAINING")
+	}
+	for _, r := range s.Rows {
+		cells := append(r.Group(s.GroupBy), strconv.FormatInt(r.RecordCount, 10),
+			r.Deducted.String(), r.GivenBack.String(), r.Charge.String())
+		if b := r.Balance; b != nil {
+			cells = append(cells, b.Allocated.String(), b.Used.String(), b.GivenBack.String(), b.Remaining.String())
+		}
+		rows = append(rows, cells)
+	}
+	return header, rows
+}

@@ -1,0 +1,133 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"os"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/amieusage/amieusage"
+	"github.com/amieusage/amieusage/internal/batch"
+	"github.com/amieusage/amieusage/internal/outbox"
+)
+
+// open opens a file for reading; - is standard input.
+func (p *program) open(name string) (io.ReadCloser, error) {
+	if name == "-" {
+		return io.NopCloser(p.stdin), nil
+	}
+	return os.Open(name)
+}
+
+func newBufferedOutput(w io.Writer) *bufio.Writer { return bufio.NewWriterSize(w, 64<<10) }
+
+// Limits of files of records.
+const (
+	maxRecordLine  = 1 << 20
+	maxMessageFile = 64 << 20
+)
+
+// readRecords reads records as JSON, one a line, in constant memory; or
+// messages, also over several lines. A record that cannot be used is a
+// *batch.RowError; the others go on.
+func readRecords(name string, r io.Reader) iter.Seq2[outbox.Item, error] {
+	return func(yield func(outbox.Item, error) bool) {
+		in := bufio.NewReaderSize(r, maxRecordLine)
+		for number := 1; ; number++ {
+			line, err := in.ReadSlice('\n')
+			if errors.Is(err, bufio.ErrBufferFull) || number == 1 && isPartOfValue(line) {
+				if number > 1 {
+					yield(outbox.Item{}, fmt.Errorf("%s:%d: the line is longer than %d bytes", name, number, maxRecordLine))
+					return
+				}
+				readDocument(name, io.MultiReader(bytes.NewReader(bytes.Clone(line)), in), yield)
+				return
+			}
+			if err != nil && !errors.Is(err, io.EOF) {
+				yield(outbox.Item{}, fmt.Errorf("%s: %w", name, err))
+				return
+			}
+			place := batch.Place{File: name, Line: number}
+			if value := bytes.TrimSpace(line); len(value) > 0 && !yieldValue(place, bytes.Clone(value), yield) {
+				return
+			}
+			if err != nil {
+				return
+			}
+		}
+	}
+}
+
+// isPartOfValue tells a JSON value that goes on behind the line.
+func isPartOfValue(line []byte) bool {
+	_, err := jsontext.NewDecoder(bytes.NewReader(line)).ReadValue()
+	return errors.Is(err, io.ErrUnexpectedEOF)
+}
+
+// readDocument reads values that take several lines.
+func readDocument(name string, r io.Reader, yield func(outbox.Item, error) bool) {
+	limited := &io.LimitedReader{R: r, N: maxMessageFile}
+	dec := jsontext.NewDecoder(limited, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+	for n := 1; ; n++ {
+		value, err := dec.ReadValue()
+		switch {
+		case errors.Is(err, io.EOF):
+			return
+		case err != nil && limited.N <= 0:
+			yield(outbox.Item{}, fmt.Errorf("%s is longer than %d bytes: write records one a line", name, maxMessageFile))
+			return
+		case err != nil:
+			yield(outbox.Item{}, fmt.Errorf("%s: is not JSON at byte %d: %w", name, dec.InputOffset(), err))
+			return
+		}
+		if !yieldValue(batch.Place{File: name, Record: n}, value.Clone(), yield) {
+			return
+		}
+	}
+}
+
+// yieldValue yields the record, or the records of the message.
+func yieldValue(place batch.Place, value []byte, yield func(outbox.Item, error) bool) bool {
+	var head struct{ Records json.RawMessage }
+	if json.Unmarshal(value, &head) != nil || head.Records == nil {
+		return yield(readRecord(place, value))
+	}
+	usageType, items, err := amieusage.DecodeMessage(value)
+	if err != nil {
+		return yield(outbox.Item{}, &batch.RowError{Place: place, Problem: "is not a usage message", Err: err})
+	}
+	for i, raw := range items {
+		place := batch.Place{File: place.File, Line: place.Line, Record: i + 1}
+		if !yield(checkedRecord(place, usageType, raw)) {
+			return false
+		}
+	}
+	return true
+}
+
+func readRecord(place batch.Place, raw []byte) (outbox.Item, error) {
+	var f amieusage.FailedRecord
+	if err := f.UnmarshalJSON(raw); err != nil || f.Record == nil {
+		return outbox.Item{}, &batch.RowError{
+			Place: place, Problem: "is not a usage record", Err: errors.Join(err, f.Problem),
+			Remedy: `a record is a JSON object, with "UsageType": "Compute", "Storage" or "Adjustment"`,
+		}
+	}
+	return checkedRecord(place, f.UsageType, raw)
+}
+
+func checkedRecord(place batch.Place, t amieusage.UsageType, raw []byte) (outbox.Item, error) {
+	record, err := amieusage.CheckRecord(t, raw)
+	if err != nil {
+		return outbox.Item{}, &batch.RowError{
+			Place: place, JobID: record.Common().LocalRecordID, Problem: "the " + string(t) + " record is not valid", Err: err,
+		}
+	}
+	return outbox.Item{Record: record, Place: place.String()}, nil
+}

@@ -1,0 +1,283 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/amieusage/amieusage"
+	"github.com/amieusage/amieusage/internal/agent"
+	"github.com/amieusage/amieusage/internal/batch"
+	"github.com/amieusage/amieusage/internal/outbox"
+	"github.com/amieusage/amieusage/internal/slurm"
+)
+
+// sacctSource is the name of the cursor in what sacct tells.
+const sacctSource = "sacct"
+
+// A collectFlags say where jobs come from.
+type collectFlags struct {
+	files     []string
+	delimiter string
+	since     string
+	dryRun    bool
+	// preview is called with what would be enqueued, and nothing is.
+	preview func(outbox.Item)
+}
+
+func (f *collectFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringArrayVarP(&f.files, "from-file", "f", nil, "read this dump of sacct, text or JSON, instead of running sacct; - is standard input (may be repeated)")
+	cmd.Flags().StringVar(&f.delimiter, "delimiter", "", "what parts the fields of a dump; found out from its header unless given")
+	cmd.Flags().StringVar(&f.since, "since", "", "collect from sacct what ended since this time, instead of the look-back (2026-01-01, for a back-fill)")
+	cmd.Flags().BoolVar(&f.dryRun, "dry-run", false, "show what would be sent, and change nothing")
+}
+
+// dumpArguments lets further dumps stand behind --from-file.
+func (f *collectFlags) dumpArguments(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 && len(f.files) == 0 {
+		return fmt.Errorf("unexpected argument %q: dumps are named with --from-file", args[0])
+	}
+	return nil
+}
+
+func (p *program) reportCommand() *cobra.Command {
+	s := &siteCommand{program: p}
+	var f collectFlags
+	var wait time.Duration
+	cmd := &cobra.Command{
+		Use:     "report --config site.yaml [--from-file DUMP...]",
+		GroupID: "site",
+		Short:   "Report finished jobs: collect, convert, enqueue, send, confirm",
+		Long: `Report finished jobs: collect them from sacct or from dumps, convert them by the
+site's rules, enqueue the records in the outbox, send what is pending, and
+confirm what the service has loaded. It is meant for a timer; each run also
+delivers what earlier ones could not.
+
+Every job is reported once, however often it is read: a job that is known
+already changes nothing, and one whose accounting has changed is sent again as
+a correction. Without --from-file sacct is run, over a window that reaches
+back behind the last run, because jobs may appear in the accounting late.
+
+Exit status: 0 all well, 1 something was rejected or failed, 2 bad usage or
+configuration, 3 the service was not reached (all is kept for the next run).`,
+		Example: `  amieusage report --config site.yaml
+  amieusage report --config site.yaml --from-file dump.psv
+  amieusage report --config site.yaml --since 2026-01-01
+  zcat dump.psv.gz | amieusage report --config site.yaml --from-file - --dry-run`,
+		Args: f.dumpArguments,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx := cmd.Context()
+			f.files = append(f.files, args...)
+			if f.dryRun {
+				return s.dryRun(ctx, &f)
+			}
+			return s.run(ctx, needRules|needService|needLock, func(a *agent.Agent) error {
+				if !cmd.Flags().Changed("wait") {
+					wait = s.config.confirmWait
+				}
+				// What cannot be read does not keep what is pending from the
+				// service.
+				err := s.collect(ctx, &f)
+				if _, config := errors.AsType[*statusError](err); !config && ctx.Err() == nil {
+					sendErr := a.Send(ctx)
+					if sendErr == nil {
+						sendErr = a.Confirm(ctx, wait)
+					}
+					err = errors.Join(err, sendErr)
+				}
+				return s.finish(ctx, err)
+			})
+		},
+	}
+	s.add(cmd)
+	f.add(cmd)
+	cmd.Flags().DurationVar(&wait, "wait", defaultConfirmWait, "how long to wait for the service to load what was sent (confirm_wait in site.yaml)")
+	return cmd
+}
+
+func (p *program) collectCommand() *cobra.Command {
+	s := &siteCommand{program: p}
+	var f collectFlags
+	cmd := &cobra.Command{
+		Use:     "collect --config site.yaml [--from-file DUMP...]",
+		GroupID: "site",
+		Short:   "Collect finished jobs into the outbox, without sending",
+		Example: `  amieusage collect --config site.yaml
+  amieusage collect --config site.yaml --from-file dump.psv`,
+		Args: f.dumpArguments,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			f.files = append(f.files, args...)
+			if f.dryRun {
+				return s.dryRun(cmd.Context(), &f)
+			}
+			return s.run(cmd.Context(), needRules|needLock, func(*agent.Agent) error {
+				return s.finish(cmd.Context(), s.collect(cmd.Context(), &f))
+			})
+		},
+	}
+	s.add(cmd)
+	f.add(cmd)
+	return cmd
+}
+
+// dryRun shows what would be sent: what the outbox does not have, as records.
+func (s *siteCommand) dryRun(ctx context.Context, f *collectFlags) error {
+	config, err := s.flags.load()
+	if err != nil {
+		return err
+	}
+	if !config.hasState() {
+		// The outbox would be made: one in a folder of its own does as well.
+		folder, err := os.MkdirTemp("", "amieusage-dry-run-")
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(folder)
+		s.flags.state = folder + "/" + defaultState
+	}
+	return s.run(ctx, needRules, func(a *agent.Agent) error {
+		var items []string
+		f.preview = func(item outbox.Item) {
+			if s.output == outputTable {
+				fmt.Fprintln(s.stdout, printable(item.Record.String()))
+			} else {
+				items = append(items, item.Record.String())
+			}
+		}
+		err := s.collect(ctx, f)
+		a.Summary.WouldSend = items
+		return s.finish(ctx, err)
+	})
+}
+
+// collect collects from the dumps, or else from sacct.
+func (s *siteCommand) collect(ctx context.Context, f *collectFlags) error {
+	if len(f.files) == 0 {
+		return s.collectSacct(ctx, f)
+	}
+	if f.since != "" {
+		return usageError("--since is for sacct: a dump is read as a whole")
+	}
+	options := slurm.Options{Zone: s.config.zone, Delimiter: f.delimiter}
+	var failures []error
+	for _, name := range f.files {
+		in, err := s.open(name)
+		if err != nil {
+			return &statusError{exitUsage, err}
+		}
+		reader := slurm.NewReader(in, name, options)
+		err = s.agent.Collect(ctx, reader, nil, f.preview)
+		s.agent.Summary.Skip("job step", reader.Stats().Steps)
+		if closeErr := in.Close(); err == nil {
+			err = closeErr
+		}
+		failures = append(failures, err)
+	}
+	return errors.Join(failures...)
+}
+
+// collectSacct runs sacct over a window that reaches back behind the last run.
+func (s *siteCommand) collectSacct(ctx context.Context, f *collectFlags) error {
+	now := s.clock()
+	cursor, err := s.queue.Cursor(ctx, sacctSource)
+	if err != nil {
+		return err
+	}
+	from := now
+	if !cursor.At.IsZero() && cursor.At.Before(now) {
+		from = cursor.At
+	}
+	from = from.Add(-s.config.lookback)
+	if f.since != "" {
+		if from, err = amieusage.ParseTime(f.since); err != nil {
+			return usageError("--since %w", err)
+		}
+		if !from.Before(now) {
+			return usageError("--since %s is not in the past", f.since)
+		}
+	}
+	source := &slurm.Sacct{Path: s.config.sacct, From: from, To: now, Logger: s.agent.Log}
+	err = s.agent.Collect(ctx, source, &outbox.Cursor{Source: sacctSource, At: now}, f.preview)
+	s.agent.Summary.Skip("job step", source.Stats().Steps)
+	return err
+}
+
+func (p *program) convertCommand() *cobra.Command {
+	var flags configFlags
+	var delimiter string
+	cmd := &cobra.Command{
+		Use:     "convert --config site.yaml DUMP...",
+		GroupID: "site",
+		Short:   "Print the records that dumps give, one JSON a line",
+		Long: `Print the records that dumps of sacct give by the site's rules, one JSON a line,
+without touching the outbox or the service. Rows that cannot be used are named
+on standard error. - is standard input.`,
+		Example: `  amieusage convert --config site.yaml dump.psv
+  sacct --json | amieusage convert --config site.yaml - | amieusage validate -`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			config, err := flags.load()
+			if err != nil {
+				return err
+			}
+			bad := false
+			for _, name := range args {
+				ok, err := p.convert(cmd.Context(), config, name, delimiter)
+				if err != nil {
+					return err
+				}
+				bad = bad || !ok
+			}
+			if bad {
+				return errTold
+			}
+			return nil
+		},
+	}
+	flags.add(cmd)
+	cmd.Flags().StringVar(&delimiter, "delimiter", "", "what parts the fields of a dump; found out from its header unless given")
+	return cmd
+}
+
+// convert prints the records of one dump, and reports whether all its rows
+// could be used.
+func (p *program) convert(ctx context.Context, config *siteConfig, name, delimiter string) (ok bool, err error) {
+	in, err := p.open(name)
+	if err != nil {
+		return false, &statusError{exitUsage, err}
+	}
+	defer in.Close()
+	out := newBufferedOutput(p.stdout)
+	defer func() { err = errors.Join(err, out.Flush()) }()
+	ok = true
+	var line []byte
+	for job, err := range slurm.NewReader(in, name, slurm.Options{Zone: config.zone, Delimiter: delimiter}).Jobs(ctx) {
+		var record amieusage.Record
+		if err == nil {
+			var r *amieusage.ComputeRecord
+			if r, _, err = config.rules.Convert(job); r != nil {
+				record = r
+			}
+		}
+		if _, row := errors.AsType[*batch.RowError](err); row {
+			ok = false
+			fmt.Fprintln(p.stderr, printable(err.Error()))
+			continue
+		}
+		if err != nil {
+			return false, err
+		}
+		if record == nil {
+			continue
+		}
+		line = append(record.AppendJSON(line[:0]), '\n')
+		if _, err := out.Write(line); err != nil {
+			return false, err
+		}
+	}
+	return ok, nil
+}

@@ -1,0 +1,77 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/amieusage/amieusage/internal/agent"
+)
+
+func (p *program) sendCommand() *cobra.Command {
+	s := &siteCommand{program: p}
+	cmd := &cobra.Command{
+		Use:     "send --config site.yaml [RECORDS...]",
+		GroupID: "site",
+		Short:   "Send what is pending in the outbox, and records from files",
+		Long: `Send what is pending in the outbox. Files named behind it are enqueued first:
+usage messages, or records of any kind as JSON, one a line. That is the way for
+storage records and adjustments, and for compute records of other schedulers.
+- is standard input.
+
+A line without a UsageType is taken for what its fields are those of.`,
+		Example: `  amieusage send --config site.yaml
+  amieusage send --config site.yaml storage.jsonl refunds.jsonl`,
+		Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return s.run(cmd.Context(), needService|needLock, func(a *agent.Agent) error {
+				return s.finish(cmd.Context(), s.send(cmd.Context(), args))
+			})
+		},
+	}
+	s.add(cmd)
+	return cmd
+}
+
+func (s *siteCommand) send(ctx context.Context, files []string) error {
+	for _, name := range files {
+		in, err := s.open(name)
+		if err != nil {
+			return &statusError{exitUsage, err}
+		}
+		items := readRecords(name, in)
+		err = s.agent.Enqueue(ctx, items)
+		if closeErr := in.Close(); err == nil {
+			err = closeErr
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return s.agent.Send(ctx)
+}
+
+func (p *program) confirmCommand() *cobra.Command {
+	s := &siteCommand{program: p}
+	var wait time.Duration
+	cmd := &cobra.Command{
+		Use:     "confirm --config site.yaml",
+		GroupID: "site",
+		Short:   "Ask the service what became of the records it accepted",
+		Example: `  amieusage confirm --config site.yaml
+  amieusage confirm --config site.yaml --wait 10m`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return s.run(cmd.Context(), needService|needLock, func(a *agent.Agent) error {
+				if !cmd.Flags().Changed("wait") {
+					wait = s.config.confirmWait
+				}
+				return s.finish(cmd.Context(), a.Confirm(cmd.Context(), wait))
+			})
+		},
+	}
+	s.add(cmd)
+	cmd.Flags().DurationVar(&wait, "wait", defaultConfirmWait, "how long to wait for the service to load what was sent (confirm_wait in site.yaml)")
+	return cmd
+}

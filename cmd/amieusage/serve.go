@@ -1,0 +1,196 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/amieusage/amieusage/internal/httpapi"
+	"github.com/amieusage/amieusage/internal/ledger"
+	"github.com/amieusage/amieusage/internal/sqlite"
+)
+
+type serveOptions struct {
+	db           string
+	listen       string
+	policy       string
+	tls          httpapi.TLSFiles
+	insecureHTTP bool
+	maxQueued    int64
+	logFormat    string
+	verbose      bool
+}
+
+func (p *program) serveCommand() *cobra.Command {
+	var o serveOptions
+	cmd := &cobra.Command{
+		Use:     "serve --db FILE",
+		GroupID: "service",
+		Short:   "Serve the Usage API from a ledger in one file",
+		Long: `Serve the Usage API under /api/v1, from a ledger in one SQLite file, which is
+created where it is missing. GET /healthz tells when it is ready.
+
+The policy decides what is loaded: strict loads only what the registry knows
+(see: amieusage admin import); open registers the resources, projects and
+users that it meets, and is meant for trying a client.
+
+On SIGTERM or SIGINT requests in flight are answered, what is queued is loaded
+as far as 10 seconds allow, and the rest stays queued for the next start.`,
+		Example: `  amieusage serve --db ledger.db
+  amieusage serve --db try.db --policy open
+  amieusage serve --db ledger.db --listen :8642 --tls-cert server.pem --tls-key server.key`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return p.serve(cmd.Context(), &o) },
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.db, "db", "", "the ledger's file (required)")
+	f.StringVar(&o.listen, "listen", "127.0.0.1:8642", "host and port to listen on")
+	f.StringVar(&o.policy, "policy", string(ledger.Strict), "what is loaded: strict or open")
+	f.StringVar(&o.tls.Cert, "tls-cert", "", "PEM file of the server's certificate; reloaded when it changes")
+	f.StringVar(&o.tls.Key, "tls-key", "", "PEM file of the certificate's key; reloaded when it changes")
+	f.StringVar(&o.tls.ClientCA, "client-ca", "", "PEM file of the authorities whose client certificates are required")
+	f.BoolVar(&o.insecureHTTP, "insecure-http", false, "allow listening beyond loopback without TLS")
+	f.Int64Var(&o.maxQueued, "max-queued", ledger.DefaultMaxQueued, "records of a site that may wait to be loaded before its sends are refused with 429")
+	f.StringVar(&o.logFormat, "log-format", "text", "form of the log on standard error: text or json")
+	f.BoolVarP(&o.verbose, "verbose", "v", false, "log each request and each load")
+	markRequired(cmd, "db")
+	return cmd
+}
+
+func (p *program) serve(ctx context.Context, o *serveOptions) error {
+	log, err := p.logger(o.logFormat, o.verbose)
+	if err != nil {
+		return err
+	}
+	policy := ledger.Policy(o.policy)
+	if policy != ledger.Strict && policy != ledger.Open {
+		return usageError("--policy %q is not one of strict, open", o.policy)
+	}
+	if o.maxQueued < 1 {
+		return usageError("--max-queued must be 1 or more")
+	}
+	tlsConfig, err := p.serverTLS(o, log)
+	if err != nil {
+		return err
+	}
+	if tlsConfig == nil && !o.insecureHTTP && !isLoopback(o.listen) {
+		return usageError("refusing to listen on %s without TLS, because API keys travel in the requests: "+
+			"give --tls-cert and --tls-key, or --insecure-http behind a proxy that ends TLS", o.listen)
+	}
+	store, err := sqlite.OpenLedger(ctx, o.db)
+	if err != nil {
+		return &statusError{exitUsage, err}
+	}
+	defer func() {
+		if err := store.Close(); err != nil {
+			log.Error("closing the ledger", "error", err)
+		}
+	}()
+	service := ledger.New(ledger.Config{
+		Store: store, Policy: policy, Clock: p.clock, Logger: log, MaxQueued: o.maxQueued,
+	})
+	listener, err := net.Listen("tcp", o.listen)
+	if err != nil {
+		return usageError("cannot listen on %s: %w", o.listen, err)
+	}
+	handler := httpapi.New(httpapi.Config{Service: service, Logger: log, Clock: p.clock, Random: rand.Reader})
+	server := httpapi.NewServer(httpapi.ServerConfig{
+		Listener: listener, Handler: handler, TLS: tlsConfig, Logger: log, OnStop: handler.Stop,
+	})
+	scheme := "http"
+	if tlsConfig != nil {
+		scheme = "https"
+	}
+	log.Info("serving the Usage API", "url", fmt.Sprintf("%s://%s%s", scheme, listener.Addr(), httpapi.Prefix),
+		"db", o.db, "policy", o.policy)
+	group, running := errgroup.WithContext(ctx)
+	loading, stopLoading := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopLoading()
+	group.Go(func() error {
+		// Loading goes on until the last request is answered.
+		defer stopLoading()
+		return server.Run(running)
+	})
+	group.Go(func() error { return service.Run(loading) })
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	return loadRest(service, log)
+}
+
+// stopDeadline is how long a stopping service goes on loading what is queued.
+const stopDeadline = 10 * time.Second
+
+func loadRest(service *ledger.Service, log *slog.Logger) error {
+	ctx, cancel := context.WithTimeout(context.Background(), stopDeadline)
+	defer cancel()
+	for ctx.Err() == nil {
+		report, err := service.LoadSome(ctx)
+		if err != nil && ctx.Err() == nil {
+			return err
+		}
+		if report.Batches == 0 {
+			break
+		}
+	}
+	log.Info("stopped")
+	return nil
+}
+
+func (p *program) serverTLS(o *serveOptions, log *slog.Logger) (*tls.Config, error) {
+	switch {
+	case o.tls.Cert == "" && o.tls.Key == "" && o.tls.ClientCA == "":
+		return nil, nil
+	case o.tls.Cert == "" || o.tls.Key == "":
+		return nil, usageError("--tls-cert and --tls-key go together, and --client-ca needs both")
+	}
+	config, err := httpapi.TLSConfig(o.tls, p.clock, log)
+	if err != nil {
+		return nil, &statusError{exitUsage, err}
+	}
+	return config, nil
+}
+
+// isLoopback reports whether an address to listen on is reached from this
+// machine only.
+func isLoopback(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	if host == "localhost" {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}
+
+func (p *program) logger(format string, verbose bool) (*slog.Logger, error) {
+	level := slog.LevelInfo
+	if verbose {
+		level = slog.LevelDebug
+	}
+	options := &slog.HandlerOptions{Level: level}
+	switch format {
+	case "text":
+		return slog.New(slog.NewTextHandler(p.stderr, options)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(p.stderr, options)), nil
+	}
+	return nil, usageError("--log-format %q is not one of text, json", format)
+}
+
+// markRequired makes a flag required, which fails only for a flag that is not
+// there.
+func markRequired(cmd *cobra.Command, flag string) {
+	if err := cmd.MarkFlagRequired(flag); err != nil {
+		cmd.Println(err)
+	}
+}

@@ -1,0 +1,212 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/amieusage/amieusage/internal/agent"
+	"github.com/amieusage/amieusage/internal/outbox"
+	"github.com/amieusage/amieusage/internal/sqlite"
+)
+
+// A siteCommand is what the commands of a site's agent have in common.
+type siteCommand struct {
+	*program
+	flags   configFlags
+	output  outputFlag
+	verbose bool
+
+	config *siteConfig
+	queue  *sqlite.Outbox
+	agent  *agent.Agent
+}
+
+func (s *siteCommand) add(cmd *cobra.Command) {
+	s.flags.add(cmd)
+	s.output.add(cmd)
+	cmd.Flags().BoolVarP(&s.verbose, "verbose", "v", false, "log requests and retries on standard error")
+}
+
+// log returns the logger of a site's commands: warnings on standard error.
+func (s *siteCommand) log() *slog.Logger {
+	level := slog.LevelWarn
+	if s.verbose {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(s.stderr, &slog.HandlerOptions{Level: level}))
+}
+
+// What a run of the agent needs.
+const (
+	needRules   = 1 << iota // which jobs count
+	needService             // the service's address and the key
+	needLock                // nobody else works on the outbox
+)
+
+// run reads the configuration, opens the outbox, and runs work with the agent.
+func (s *siteCommand) run(ctx context.Context, needs int, work func(a *agent.Agent) error) (err error) {
+	if s.config, err = s.flags.load(); err != nil {
+		return err
+	}
+	a := &agent.Agent{Rules: &s.config.rules, Clock: s.clock, Log: s.log(), Progress: s.progress()}
+	if needs&needRules != 0 && len(s.config.rules.Resources) == 0 {
+		return usageError("%s: no resources, so no job would be reported: state which jobs ran on which resource and what they cost", s.config.file)
+	}
+	if needs&needService != 0 {
+		if a.Client, err = s.config.client(a.Log); err != nil {
+			return err
+		}
+	}
+	if s.queue, err = sqlite.OpenOutbox(ctx, s.config.state, s.clock); err != nil {
+		return &statusError{exitUsage, err}
+	}
+	defer func() { err = errors.Join(err, s.queue.Close()) }()
+	if needs&needLock != 0 {
+		unlock, lockErr := s.queue.Lock()
+		if lockErr != nil {
+			return lockErr
+		}
+		defer func() { err = errors.Join(err, unlock()) }()
+	}
+	a.Queue = s.queue
+	s.agent = a
+	return work(a)
+}
+
+// progress returns what shows progress on a terminal; nil elsewhere.
+func (s *siteCommand) progress() func(stage string, sum *agent.Summary) {
+	file, ok := s.stderr.(*os.File)
+	if !ok || s.output == outputJSON || !term.IsTerminal(int(file.Fd())) {
+		return nil
+	}
+	var last time.Time
+	return func(stage string, sum *agent.Summary) {
+		now := s.clock()
+		if now.Sub(last) < 200*time.Millisecond {
+			return
+		}
+		last = now
+		fmt.Fprintf(file, "\r\x1b[K%s: %d read, %d new, %d changed, %d sent, %d loaded\r",
+			stage, sum.Read, sum.New, sum.Changed, sum.Sent, sum.Loaded)
+	}
+}
+
+// finish prints the summary that closes a run, and returns what the run's exit
+// status follows from.
+func (s *siteCommand) finish(ctx context.Context, runErr error) error {
+	sum := &s.agent.Summary
+	counts, err := s.queue.Counts(context.WithoutCancel(ctx))
+	if err != nil {
+		return errors.Join(runErr, err)
+	}
+	sum.Outbox = map[outbox.State]int64{}
+	for _, state := range outbox.States {
+		sum.Outbox[state] = 0
+	}
+	for _, c := range counts {
+		sum.Outbox[c.State] += c.Entries
+	}
+	if s.agent.Progress != nil {
+		fmt.Fprint(s.stderr, "\r\x1b[K")
+	}
+	if s.output == outputJSON {
+		err = s.printJSON(sum)
+	} else {
+		err = s.printSummary(sum)
+	}
+	switch {
+	case runErr != nil:
+		return runErr
+	case err != nil:
+		return err
+	case !sum.OK():
+		return errTold
+	}
+	return nil
+}
+
+func (s *siteCommand) printSummary(sum *agent.Summary) error {
+	var b strings.Builder
+	line := func(name string, n int64, note string) {
+		fmt.Fprintf(&b, "%-10s%10d", name, n)
+		if note != "" {
+			b.WriteString("   " + note)
+		}
+		b.WriteByte('\n')
+	}
+	var skipped int64
+	var reasons []string
+	for _, reason := range sum.SkipReasons() {
+		skipped += sum.Skipped[reason]
+		reasons = append(reasons, reason+" "+strconv.FormatInt(sum.Skipped[reason], 10))
+	}
+	line("read", sum.Read, "")
+	line("skipped", skipped, strings.Join(reasons, ", "))
+	line("bad", sum.Bad, "")
+	line("new", sum.New, "")
+	line("changed", sum.Changed, "")
+	line("unchanged", sum.Unchanged, "")
+	line("sent", sum.Sent, "")
+	line("rejected", sum.Rejected, inAll(sum, outbox.Rejected, sum.Rejected))
+	line("loaded", sum.Loaded, "")
+	line("failed", sum.Failed, inAll(sum, outbox.Failed, sum.Failed))
+	line("pending", sum.Outbox[outbox.Pending]+sum.Outbox[outbox.Queued], waiting(sum))
+	var resources []string
+	for name := range sum.Charge {
+		resources = append(resources, name)
+	}
+	sort.Strings(resources)
+	for _, name := range resources {
+		c := sum.Charge[name]
+		fmt.Fprintf(&b, "charge on %s: %s for %d records\n", name, c.Total, c.Records)
+	}
+	_, err := s.stdout.Write([]byte(b.String()))
+	for _, p := range sum.Problems {
+		about := p.Record
+		if about == "" {
+			fmt.Fprintf(s.stderr, "%s: %s\n", p.Kind, printable(p.Reason))
+			continue
+		}
+		fmt.Fprintf(s.stderr, "%s: %s: %s\n", p.Kind, printable(about), printable(p.Reason))
+	}
+	if more := sum.Bad + sum.Rejected + sum.Failed - int64(len(sum.Problems)); more > 0 {
+		fmt.Fprintf(s.stderr, "and %d more (see: amieusage outbox list --state rejected,failed)\n", more)
+	}
+	return err
+}
+
+// inAll tells how many entries are in the state from all runs.
+func inAll(sum *agent.Summary, state outbox.State, now int64) string {
+	if all := sum.Outbox[state]; all != now {
+		return fmt.Sprintf("%d in all (see: amieusage outbox list --state %s)", all, state)
+	}
+	return ""
+}
+
+func waiting(sum *agent.Summary) string {
+	var parts []string
+	if n := sum.Outbox[outbox.Pending]; n > 0 {
+		parts = append(parts, fmt.Sprintf("%d to be sent", n))
+	}
+	if n := sum.Outbox[outbox.Queued]; n > 0 {
+		parts = append(parts, fmt.Sprintf("%d accepted and not yet loaded", n))
+	}
+	return strings.Join(parts, ", ")
+}
+
+// hasState reports whether there is an outbox already.
+func (c *siteConfig) hasState() bool {
+	_, err := os.Stat(c.state)
+	return !errors.Is(err, fs.ErrNotExist)
+}

@@ -1,0 +1,129 @@
+// Package agent is the site's cycle: it collects finished jobs, converts them
+// by the site's rules, enqueues the records in the outbox, sends what is
+// pending, and confirms what was loaded.
+//
+// Each stage stands on its own and may be cut off at any point: what was done
+// is in the outbox, and the next run goes on from there.
+package agent
+
+import (
+	"log/slog"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/cockroachdb/apd/v3"
+
+	"github.com/amieusage/amieusage"
+	"github.com/amieusage/amieusage/internal/batch"
+	"github.com/amieusage/amieusage/internal/outbox"
+	"github.com/amieusage/amieusage/internal/siterules"
+	"github.com/amieusage/amieusage/usageclient"
+)
+
+// An Agent runs the stages of the cycle, and keeps count of them.
+type Agent struct {
+	// Rules convert jobs; Collect needs them.
+	Rules *siterules.Rules
+	// Queue is the outbox.
+	Queue outbox.Queue
+	// Client reaches the service; Send and Confirm need it.
+	Client *usageclient.Client
+	Clock  func() time.Time
+	Log    *slog.Logger
+	// Progress is called now and then with what was done so far; nil: nothing.
+	Progress func(stage string, s *Summary)
+	// Summary is what was done so far.
+	Summary Summary
+}
+
+// A Summary counts what a run did.
+type Summary struct {
+	Read      int64                  `json:"read"`                 // jobs read
+	Skipped   map[string]int64       `json:"skipped"`              // jobs that are not to be reported, by reason
+	Bad       int64                  `json:"bad"`                  // rows and records that could not be used
+	Problems  []Problem              `json:"problems,omitempty"`   // the first of all that went wrong
+	New       int64                  `json:"new"`                  // records enqueued for the first time
+	Changed   int64                  `json:"changed"`              // records enqueued with a new content
+	Unchanged int64                  `json:"unchanged"`            // records that were known already
+	Sent      int64                  `json:"sent"`                 // records that the service accepted
+	Rejected  int64                  `json:"rejected"`             // records that the service refused at once
+	Loaded    int64                  `json:"loaded"`               // records confirmed in the service's ledger
+	Failed    int64                  `json:"failed"`               // records that the service could not load
+	Charge    map[string]Charge      `json:"charge"`               // of new and changed records, by resource
+	WouldSend []string               `json:"would_send,omitempty"` // what a dry run would send
+	Outbox    map[outbox.State]int64 `json:"outbox,omitempty"`     // all entries, by state
+}
+
+// A Charge is a sum of charges.
+type Charge struct {
+	Records int64            `json:"records"`
+	Total   amieusage.Charge `json:"total"`
+}
+
+// A Problem is one row, record or entry that needs somebody's attention.
+type Problem struct {
+	Kind   string `json:"kind"` // bad, rejected or failed
+	Place  string `json:"place,omitempty"`
+	Record string `json:"record,omitempty"`
+	Reason string `json:"reason"`
+}
+
+// maxProblems is how many problems a summary names; all are counted, and all
+// but bad rows are in the outbox.
+const maxProblems = 20
+
+func (s *Summary) problem(p Problem) {
+	if len(s.Problems) < maxProblems {
+		s.Problems = append(s.Problems, p)
+	}
+}
+
+// OK reports whether nothing of the run needs anybody's attention.
+func (s *Summary) OK() bool { return s.Bad == 0 && s.Rejected == 0 && s.Failed == 0 }
+
+// Skip counts n jobs that are not to be reported.
+func (s *Summary) Skip(reason string, n int64) {
+	if n == 0 {
+		return
+	}
+	if s.Skipped == nil {
+		s.Skipped = map[string]int64{}
+	}
+	s.Skipped[reason] += n
+}
+
+// SkipReasons lists the reasons in order.
+func (s *Summary) SkipReasons() []string { return slices.Sorted(maps.Keys(s.Skipped)) }
+
+// sums adds up charges without loss.
+var sums = apd.Context{Precision: 60, MaxExponent: apd.MaxExponent, MinExponent: apd.MinExponent, Rounding: apd.RoundHalfEven}
+
+func (s *Summary) charge(r amieusage.Record) {
+	if s.Charge == nil {
+		s.Charge = map[string]Charge{}
+	}
+	c := r.Common()
+	sum := s.Charge[c.Resource]
+	total := sum.Total.Decimal()
+	// Charges of valid records are far within the precision.
+	_, _ = sums.Add(total, total, c.Charge.Decimal())
+	s.Charge[c.Resource] = Charge{Records: sum.Records + 1, Total: amieusage.ChargeOf(total)}
+}
+
+func (a *Agent) progress(stage string) {
+	if a.Progress != nil {
+		a.Progress(stage, &a.Summary)
+	}
+}
+
+// bad notes a row or record that cannot be used. Everything else goes on.
+func (a *Agent) bad(err error) {
+	a.Summary.Bad++
+	p := Problem{Kind: "bad", Reason: err.Error()}
+	if row, ok := err.(*batch.RowError); ok {
+		p.Place = row.Place.String()
+	}
+	a.Summary.problem(p)
+	a.Log.Debug("cannot be used", "error", err)
+}

@@ -1,0 +1,270 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+
+	"github.com/amieusage/amieusage"
+	"github.com/amieusage/amieusage/internal/outbox"
+	"github.com/amieusage/amieusage/usageclient"
+)
+
+const (
+	// clockSkew is how far the clocks of site and service may be apart for
+	// entries to be found at once; beyond it they are found by the search of
+	// all that is loaded.
+	clockSkew = 15 * time.Minute
+	// singleLookups is up to how many entries are looked up one by one rather
+	// than by reading all that is loaded.
+	singleLookups = 100
+	confirmChunk  = 2000
+)
+
+// Confirm asks the service what became of the queued entries, again and again
+// until all are loaded or failed, or wait is over; the rest stays queued for
+// the next run.
+func (a *Agent) Confirm(ctx context.Context, wait time.Duration) error {
+	c := &confirmation{Agent: a}
+	deadline := a.Clock().Add(wait)
+	pause := backoff.NewExponentialBackOff()
+	pause.InitialInterval, pause.MaxInterval = 50*time.Millisecond, 2*time.Second
+	for {
+		before, err := c.open(ctx)
+		if err != nil || before == 0 {
+			return err
+		}
+		if err := c.look(ctx); err != nil {
+			return err
+		}
+		a.progress("confirming")
+		left, err := c.open(ctx)
+		if err != nil || left == 0 {
+			return err
+		}
+		if left == before {
+			// Nothing new: perhaps they were loaded long ago, and this send
+			// changed nothing.
+			if err := c.search(ctx); err != nil {
+				return err
+			}
+		}
+		delay := pause.NextBackOff()
+		if a.Clock().Add(delay).After(deadline) {
+			return nil
+		}
+		timer := time.NewTimer(delay)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		case <-timer.C:
+		}
+	}
+}
+
+// A confirmation is one run of Confirm.
+type confirmation struct {
+	*Agent
+	unconfirmed []outbox.Unconfirmed
+	noLoaded    bool      // the service has no GET usage/loaded
+	seenLoaded  time.Time // the newest LoadedTime seen, by the service's clock
+	searched    bool
+}
+
+// open reads what is to be confirmed, and returns how many entries that are.
+func (c *confirmation) open(ctx context.Context) (entries int64, err error) {
+	c.unconfirmed, err = c.Queue.Unconfirmed(ctx)
+	for _, u := range c.unconfirmed {
+		entries += u.Entries
+	}
+	return entries, err
+}
+
+func (c *confirmation) firstSent() time.Time {
+	first := c.unconfirmed[0].FirstSentAt
+	for _, u := range c.unconfirmed {
+		if u.FirstSentAt.Before(first) {
+			first = u.FirstSentAt
+		}
+	}
+	return first
+}
+
+// look takes in what was loaded since the entries were sent, and then what
+// failed, which overrules it.
+func (c *confirmation) look(ctx context.Context) error {
+	if !c.noLoaded {
+		since := c.seenLoaded
+		if since.IsZero() {
+			since = c.firstSent().Add(-clockSkew)
+		}
+		err := c.takeLoaded(ctx, amieusage.LoadedQuery{MinLoadedTime: since})
+		if isMissing(err) {
+			c.Log.Info("the service does not list loaded records: confirming by its status")
+			c.noLoaded = true
+		} else if err != nil {
+			return err
+		}
+	}
+	if err := c.takeFailed(ctx); err != nil {
+		return err
+	}
+	if c.noLoaded {
+		return c.takeStatus(ctx)
+	}
+	return nil
+}
+
+// isMissing tells a service that does not have the call.
+func isMissing(err error) bool {
+	e, ok := errors.AsType[*usageclient.Error](err)
+	if !ok {
+		return false
+	}
+	switch e.Status {
+	case http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented:
+		return true
+	}
+	return false
+}
+
+func (c *confirmation) takeLoaded(ctx context.Context, q amieusage.LoadedQuery) error {
+	chunk := make([]amieusage.LoadedRecord, 0, confirmChunk)
+	take := func() error {
+		n, err := c.Queue.Loaded(ctx, chunk)
+		c.Summary.Loaded += int64(n)
+		chunk = chunk[:0]
+		c.progress("confirming")
+		return err
+	}
+	for r, err := range c.Client.Loaded(ctx, q) {
+		if err != nil {
+			return err
+		}
+		if r.LoadedTime.After(c.seenLoaded) {
+			c.seenLoaded = r.LoadedTime
+		}
+		if chunk = append(chunk, r); len(chunk) == confirmChunk {
+			if err := take(); err != nil {
+				return err
+			}
+		}
+	}
+	return take()
+}
+
+// takeFailed takes in the service's open failed records.
+func (c *confirmation) takeFailed(ctx context.Context) error {
+	failed, err := c.Client.FailedRecords(ctx)
+	if err != nil {
+		return err
+	}
+	n, err := c.Queue.Failed(ctx, failed)
+	if err != nil {
+		return err
+	}
+	c.Summary.Failed += int64(n)
+	if n > 0 {
+		for _, f := range failed {
+			p := Problem{Kind: "failed", Reason: f.Error}
+			if f.Record != nil {
+				p.Record = f.Record.String()
+			}
+			c.Summary.problem(p)
+		}
+	}
+	return nil
+}
+
+// search looks once for the remaining entries among all that was ever loaded:
+// one by one where they are few.
+func (c *confirmation) search(ctx context.Context) error {
+	if c.searched || c.noLoaded {
+		return nil
+	}
+	c.searched = true
+	entries, err := c.Queue.List(ctx, outbox.Filter{States: []outbox.State{outbox.Queued}, Limit: singleLookups + 1})
+	if err != nil {
+		return err
+	}
+	seen := c.seenLoaded
+	defer func() { c.seenLoaded = seen }()
+	if len(entries) > singleLookups {
+		err = c.takeLoaded(ctx, amieusage.LoadedQuery{})
+	} else {
+		for _, e := range entries {
+			if err = c.takeLoaded(ctx, amieusage.LoadedQuery{LocalRecordID: e.Record.Identity().LocalRecordID}); err != nil {
+				break
+			}
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return c.takeFailed(ctx)
+}
+
+// takeStatus confirms, where the service lists no loaded records, all queued
+// entries of a resource once its status counts at least as many loaded since
+// the first of them was sent. Those that failed are taken out before. Where
+// others report on the same resource, it may confirm too early what is still
+// waiting; a failure then overrules it in a later run.
+func (c *confirmation) takeStatus(ctx context.Context) error {
+	unconfirmed, err := c.Queue.Unconfirmed(ctx)
+	if err != nil {
+		return err
+	}
+	for _, u := range unconfirmed {
+		status, err := c.Client.Status(ctx, amieusage.StatusQuery{From: u.FirstSentAt})
+		if err != nil {
+			return err
+		}
+		for _, s := range status {
+			if s.Resource == u.Resource && s.LoadedRecordCount >= u.Entries {
+				if err := c.confirmAll(ctx, u.Resource); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// confirmAll confirms the queued entries of a resource.
+func (c *confirmation) confirmAll(ctx context.Context, resource string) error {
+	now := c.Clock()
+	var chunk []amieusage.LoadedRecord
+	take := func() error {
+		n, err := c.Queue.Loaded(ctx, chunk)
+		c.Summary.Loaded += int64(n)
+		chunk = chunk[:0]
+		return err
+	}
+	for e, err := range outbox.All(ctx, c.Queue, outbox.Filter{States: []outbox.State{outbox.Queued}}) {
+		if err != nil {
+			return err
+		}
+		id := e.Record.Identity()
+		if id.Resource != resource {
+			continue
+		}
+		chunk = append(chunk, amieusage.LoadedRecord{
+			UsageType:     id.UsageType,
+			LocalRecordID: id.LocalRecordID,
+			Resource:      id.Resource,
+			SubmitTime:    id.KeyTime,
+			LoadedTime:    now,
+			Charge:        e.Record.Common().Charge,
+		})
+		if len(chunk) == confirmChunk {
+			if err := take(); err != nil {
+				return err
+			}
+		}
+	}
+	return take()
+}

@@ -1,0 +1,64 @@
+package agent
+
+import (
+	"context"
+	"iter"
+
+	"github.com/amieusage/amieusage"
+	"github.com/amieusage/amieusage/internal/outbox"
+	"github.com/amieusage/amieusage/usageclient"
+)
+
+// Send sends what is pending, and stores each answer as it comes. The error is
+// the first that left a record unsent; it stays pending.
+func (a *Agent) Send(ctx context.Context) error {
+	// under way holds what was taken from the outbox and not yet answered.
+	underWay := map[int]outbox.Entry{}
+	pending := func(yield func(amieusage.Record, error) bool) {
+		index := 0
+		for entry, err := range a.pending(ctx) {
+			if err == nil {
+				underWay[index] = entry
+				index++
+			}
+			if !yield(entry.Record, err) {
+				return
+			}
+		}
+	}
+	return a.Client.SendStream(ctx, pending, func(part *usageclient.SendResult) error {
+		var deliveries []outbox.Delivery
+		for _, o := range part.Outcomes {
+			entry := underWay[o.Index]
+			delete(underWay, o.Index)
+			switch o.State {
+			case usageclient.Accepted:
+				deliveries = append(deliveries, outbox.Delivery{ID: entry.ID, Revision: entry.Revision})
+			case usageclient.Refused:
+				deliveries = append(deliveries, outbox.Delivery{
+					ID: entry.ID, Revision: entry.Revision, Rejected: true, Reason: o.Err.Error(),
+				})
+			}
+		}
+		// The service has them: that is stored even when the run is being cut
+		// off.
+		if _, err := a.Queue.Sent(context.WithoutCancel(ctx), deliveries); err != nil {
+			return err
+		}
+		for _, o := range part.Outcomes {
+			switch o.State {
+			case usageclient.Accepted:
+				a.Summary.Sent++
+			case usageclient.Refused:
+				a.Summary.Rejected++
+				a.Summary.problem(Problem{Kind: "rejected", Record: o.Record.String(), Reason: o.Err.Error()})
+			}
+		}
+		a.progress("sending")
+		return nil
+	})
+}
+
+func (a *Agent) pending(ctx context.Context) iter.Seq2[outbox.Entry, error] {
+	return outbox.All(ctx, a.Queue, outbox.Filter{States: []outbox.State{outbox.Pending}})
+}

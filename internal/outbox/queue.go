@@ -1,0 +1,156 @@
+package outbox
+
+import (
+	"context"
+	"iter"
+	"time"
+
+	"github.com/amieusage/amieusage"
+)
+
+// A Queue stores entries. Every method that changes something is one
+// transaction: it is on stable storage when the method returns nil, and
+// nothing has happened when it returns an error. Errors that a person can act
+// on are of type [*amieusage.Error].
+//
+// A queue may be read by any number of programs, but only one at a time may
+// work on it.
+type Queue interface {
+	// Enqueue stores the items in their order, and in the same transaction
+	// moves the cursor; nil moves none. A record of a new identity becomes a
+	// pending entry; equal content of a known one changes nothing, whatever
+	// its state; changed content is a new revision, pending. The outcomes are
+	// in the order of the items. A record that is not valid is an error with
+	// CodeInvalid for all.
+	Enqueue(ctx context.Context, items []Item, cursor *Cursor) ([]Outcome, error)
+
+	// Cursor returns the source's cursor; its time is zero where there is
+	// none yet.
+	Cursor(ctx context.Context, source string) (Cursor, error)
+
+	// Sent stores the answers to a send and returns how many entries they
+	// moved: those that are still pending at the revision that was sent.
+	// CodeNotFound names an entry that does not exist.
+	Sent(ctx context.Context, deliveries []Delivery) (int, error)
+
+	// Loaded takes in loaded records as the service lists them, by
+	// [Progress.Confirm], and returns how many entries became loaded. Records
+	// without an entry are left out.
+	Loaded(ctx context.Context, records []amieusage.LoadedRecord) (int, error)
+
+	// Failed takes in failed records as the service lists them, by
+	// [Progress.Fail], and returns how many entries failed by them. Records
+	// without an entry are left out.
+	Failed(ctx context.Context, records []amieusage.FailedRecord) (int, error)
+
+	// Retry makes entries pending and returns how many were not.
+	// CodeNotFound names an entry that does not exist.
+	Retry(ctx context.Context, which Selection) (int, error)
+
+	// Get returns one entry. CodeNotFound: there is none of this ID.
+	Get(ctx context.Context, id ID) (Entry, error)
+
+	// List returns a page of entries in order of their IDs.
+	List(ctx context.Context, f Filter) ([]Entry, error)
+
+	// Counts returns how many entries there are, by resource and state, in
+	// that order; what has none is left out.
+	Counts(ctx context.Context) ([]Count, error)
+
+	// Unconfirmed returns what queued entries there are to confirm, in order
+	// of resources; a resource without any is left out.
+	Unconfirmed(ctx context.Context) ([]Unconfirmed, error)
+}
+
+// A Cursor is a place in a source of accounting: all before it is enqueued.
+type Cursor struct {
+	Source string
+	At     time.Time
+}
+
+// A Change is what enqueueing a record has done.
+type Change string
+
+// The changes.
+const (
+	Added     Change = "new"       // first record of its identity
+	Revised   Change = "changed"   // new revision
+	Unchanged Change = "unchanged" // content known already
+)
+
+// An Outcome is what became of one item.
+type Outcome struct {
+	ID     ID
+	Change Change
+	// Repeated says that an item before it in the same call has the same
+	// identity; the last one counts.
+	Repeated bool
+}
+
+// A Delivery is the service's answer for one entry that was sent.
+type Delivery struct {
+	ID       ID
+	Revision int64
+	// Rejected says that the service refused the record, for Reason.
+	Rejected bool
+	Reason   string
+}
+
+// A Selection names entries: those of the IDs and those in one of the states.
+type Selection struct {
+	IDs    []ID
+	States []State
+}
+
+// A Filter selects entries and a page of them.
+type Filter struct {
+	// States selects the entries in one of them; none: all.
+	States []State
+	// LocalRecordID selects the records of this id; "": all.
+	LocalRecordID string
+	// After leaves out the entries up to this ID.
+	After ID
+	// Limit is the length of the page; 0: [DefaultPage].
+	Limit int
+}
+
+// DefaultPage is the length of a page of entries unless told otherwise.
+const DefaultPage = 1000
+
+// A Count says how many entries of a resource are in a state.
+type Count struct {
+	Resource string
+	State    State
+	Entries  int64
+}
+
+// Unconfirmed says what entries of a resource are queued.
+type Unconfirmed struct {
+	Resource string
+	Entries  int64
+	// FirstSentAt is the earliest of their SentAt, by the site's clock.
+	FirstSentAt time.Time
+}
+
+// All returns the entries that the filter selects, page by page of its limit,
+// in constant memory. It ends after the first error.
+func All(ctx context.Context, q Queue, f Filter) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
+		for {
+			page, err := q.List(ctx, f)
+			if err != nil {
+				yield(Entry{}, err)
+				return
+			}
+			for _, e := range page {
+				if !yield(e, nil) {
+					return
+				}
+				f.After = e.ID
+			}
+			if len(page) == 0 {
+				return
+			}
+		}
+	}
+}

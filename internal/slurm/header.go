@@ -1,0 +1,154 @@
+package slurm
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// column is a field of sacct that is used here.
+type column int
+
+const (
+	colCluster column = iota
+	colJobIDRaw
+	colJobID
+	colUser
+	colAccount
+	colPartition
+	colQOS
+	colState
+	colSubmit
+	colStart
+	colEnd
+	colElapsedRaw
+	colElapsed
+	colNNodes
+	colAllocNodes
+	colNCPUS
+	colAllocCPUS
+	colReqMem
+	colAllocTRES
+	colJobName
+	columns
+)
+
+// columnNames spells the columns as `sacct --helpformat` does; letter case does not matter.
+var columnNames = [columns]string{"Cluster", "JobIDRaw", "JobID", "User", "Account", "Partition", "QOS", "State", "Submit",
+	"Start", "End", "ElapsedRaw", "Elapsed", "NNodes", "AllocNodes", "NCPUS", "AllocCPUS", "ReqMem", "AllocTRES", "JobName"}
+
+func (c column) String() string { return columnNames[c] }
+
+// needed lists the columns without which no job can be made: of each row, all of one alternative.
+var needed = [][][]column{
+	{{colJobIDRaw}, {colJobID}},
+	{{colUser}}, {{colAccount}}, {{colPartition}}, {{colState}}, {{colSubmit}}, {{colStart}}, {{colEnd}},
+	{{colElapsedRaw}, {colElapsed}},
+	{{colAllocTRES}, {colNNodes, colNCPUS}, {colNNodes, colAllocCPUS}, {colAllocNodes, colNCPUS}, {colAllocNodes, colAllocCPUS}},
+}
+
+// freeText lists, in lower case, the columns that may hold anything, the delimiter and line breaks too.
+var freeText = []string{"jobname", "comment", "admincomment", "systemcomment", "submitline", "workdir", "extra",
+	"constraints", "container", "stdin", "stdout", "stderr"}
+
+// header says how a row of text is laid out.
+type header struct {
+	line     string
+	sep      string
+	trailing bool         // each row ends with sep (sacct --parsable)
+	width    int          // columns in a row
+	at       [columns]int // index of each column in a row; -1: absent
+	id       int          // index of the first column that holds a job's id
+	free     int          // index of the only column of free text; -1: none, or several
+	lastFree bool         // the last column is free text
+}
+
+// complete is how many delimiters make a line a row of its own, and not a part of one.
+func (h *header) complete() int {
+	if h.trailing && !h.lastFree {
+		return h.width
+	}
+	return h.width - 1
+}
+
+// parseHeader reads the first line of sacct's text. delimiter may be empty: then it is what stands between the first two
+// names.
+func parseHeader(line, delimiter string) (*header, error) {
+	h := &header{line: line, sep: delimiter, id: -1, free: -1}
+	if h.sep == "" {
+		rest := strings.TrimLeftFunc(line, isNameRune)
+		if end := strings.IndexFunc(rest, isNameRune); end > 0 {
+			rest = rest[:end]
+		}
+		h.sep = rest
+	}
+	names := []string{line}
+	if h.sep != "" {
+		names = strings.Split(line, h.sep)
+	}
+	if len(names) > 1 && names[len(names)-1] == "" {
+		h.trailing = true
+		names = names[:len(names)-1]
+	}
+	h.width = len(names)
+	for i := range h.at {
+		h.at[i] = -1
+	}
+	known, freeColumns := 0, 0
+	for i, name := range names {
+		for c := range columns {
+			if strings.EqualFold(strings.TrimSpace(name), columnNames[c]) && h.at[c] < 0 {
+				h.at[c] = i
+				known++
+			}
+		}
+		h.lastFree = slices.Contains(freeText, strings.ToLower(name))
+		if h.lastFree {
+			h.free = i
+			freeColumns++
+		}
+	}
+	if known == 0 {
+		return nil, errors.New("the first line is not the header that sacct prints")
+	}
+	if h.sep != "" && strings.TrimSpace(h.sep) == "" && !strings.Contains(h.sep, "\t") {
+		return nil, errors.New("the columns are aligned with spaces and may be cut off")
+	}
+	if missing := missingColumns(func(c column) bool { return h.at[c] >= 0 }); len(missing) > 0 {
+		return nil, fmt.Errorf("the header has no column %s", strings.Join(missing, ", "))
+	}
+	if strings.TrimFunc(h.sep, isValueRune) == "" {
+		return nil, fmt.Errorf("the delimiter %q occurs within fields", h.sep)
+	}
+	if freeColumns > 1 {
+		h.free = -1
+	}
+	h.id = h.at[colJobIDRaw]
+	if other := h.at[colJobID]; h.id < 0 || other >= 0 && other < h.id {
+		h.id = other
+	}
+	return h, nil
+}
+
+// missingColumns names what is needed and absent.
+func missingColumns(present func(column) bool) []string {
+	var missing []string
+	for _, alternatives := range needed {
+		if slices.ContainsFunc(alternatives, func(all []column) bool {
+			return !slices.ContainsFunc(all, func(c column) bool { return !present(c) })
+		}) {
+			continue
+		}
+		missing = append(missing, alternatives[0][0].String())
+	}
+	return missing
+}
+
+// isNameRune tells whether r may stand in a column's name.
+func isNameRune(r rune) bool {
+	return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '_'
+}
+
+// isValueRune tells whether r stands in values that sacct itself makes, such as times, node lists and AllocTRES.
+func isValueRune(r rune) bool { return isNameRune(r) || strings.ContainsRune(" ,=:/._+%[]()-", r) }

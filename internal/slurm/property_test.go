@@ -1,0 +1,172 @@
+package slurm_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/amieusage/amieusage/internal/batch"
+	"github.com/amieusage/amieusage/internal/slurm"
+	"pgregory.net/rapid"
+)
+
+// drawJob makes a job as Slurm could hold it, whose name has anything in it that does not forge a row: no line of it but
+// the first has a number where a job's id stands.
+func drawJob(t *rapid.T, delimiter string) *batch.Job {
+	word := rapid.StringMatching(`[a-z][a-z0-9._-]{0,12}`)
+	name := rapid.Map(rapid.SliceOfN(rapid.SampledFrom([]string{delimiter, "\n", "\"", "`", "'", ",", "\t", "\r\n\r", "é", "名", "x", " y ", "\x01", "="}), 0, 12),
+		func(parts []string) string { return strings.TrimRight(strings.Join(parts, ""), "\r\n") })
+	instant := func(name string) time.Time {
+		sec := rapid.Int64Range(0, 4_000_000_000).Draw(t, name)
+		if sec == 0 {
+			return time.Time{}
+		}
+		return time.Unix(sec, 0).UTC()
+	}
+	id := rapid.Int64Range(1, 1<<32).Draw(t, "id")
+	j := &batch.Job{
+		Cluster: word.Draw(t, "cluster"), ID: fmt.Sprint(id), DisplayID: fmt.Sprint(id), User: word.Draw(t, "user"), Account: word.Draw(t, "account"),
+		Partition: word.Draw(t, "partition"), QOS: word.Draw(t, "qos"), Name: name.Draw(t, "name"), ReqMem: "4G",
+		State:  rapid.SampledFrom([]string{"COMPLETED", "CANCELLED", "RUNNING", "NODE_FAIL"}).Draw(t, "state"),
+		Submit: instant("submit"), Start: instant("start"), End: instant("end"), ElapsedSeconds: rapid.Int64Range(0, 1<<40).Draw(t, "elapsed"),
+		Nodes: rapid.Int64Range(0, 1<<20).Draw(t, "nodes"), CPUs: rapid.Int64Range(0, 1<<30).Draw(t, "cpus"),
+	}
+	if rapid.Bool().Draw(t, "task of an array") {
+		j.ParentID = fmt.Sprint(id + 1)
+		j.DisplayID = j.ParentID + "_7"
+	}
+	j.TRES = []batch.TRES{{Name: "cpu", Count: j.CPUs}, {Name: "mem", Count: rapid.Int64Range(0, 1<<30).Draw(t, "mem") << 20}, {Name: "node", Count: j.Nodes}}
+	return j
+}
+
+// writeJob writes the job as sacct does.
+func writeJob(j *batch.Job, header []string, delimiter string) string {
+	at := func(t time.Time) string {
+		if t.IsZero() {
+			return "Unknown"
+		}
+		return fmt.Sprint(t.Unix())
+	}
+	values := map[string]string{
+		"Cluster": j.Cluster, "JobIDRaw": j.ID, "JobID": j.DisplayID, "User": j.User, "Account": j.Account, "Partition": j.Partition, "QOS": j.QOS,
+		"State": j.State, "Submit": at(j.Submit), "Start": at(j.Start), "End": at(j.End), "ElapsedRaw": fmt.Sprint(j.ElapsedSeconds), "ReqMem": j.ReqMem,
+		"AllocTRES": fmt.Sprintf("cpu=%d,mem=%dM,node=%d", j.TRES[0].Count, j.TRES[1].Count>>20, j.TRES[2].Count), "JobName": j.Name,
+		"NNodes": fmt.Sprint(j.Nodes), "NCPUS": fmt.Sprint(j.CPUs),
+	}
+	var fields []string
+	for _, name := range header {
+		fields = append(fields, values[name])
+	}
+	return strings.Join(fields, delimiter)
+}
+
+func TestWrittenJobsAreReadBack(t *testing.T) {
+	names := strings.Split(columns, "|")
+	rapid.Check(t, func(rt *rapid.T) {
+		delimiter := rapid.SampledFrom([]string{"|", "\x1f", "^", "\t", "\x1fab12"}).Draw(rt, "delimiter")
+		end := rapid.SampledFrom([]string{"", delimiter}).Draw(rt, "at the end of lines")
+		header := append(rapid.Permutation(names[:len(names)-1]).Draw(rt, "columns"), "JobName")
+		opts := slurm.Options{}
+		if len(delimiter) > 1 {
+			opts.Delimiter = delimiter
+		}
+		var text strings.Builder
+		text.WriteString(strings.Join(header, delimiter) + end + "\n")
+		var want []*batch.Job
+		for range rapid.IntRange(0, 5).Draw(rt, "jobs") {
+			j := drawJob(rt, delimiter)
+			want = append(want, j)
+			text.WriteString(writeJob(j, header, delimiter) + end + "\n")
+		}
+		got := readText(text.String(), opts)
+		if got.err != nil || len(got.bad) > 0 || len(got.jobs) != len(want) {
+			rt.Fatalf("%d jobs, bad %v, error %v; want %d jobs of\n%q", len(got.jobs), got.bad, got.err, len(want), text.String())
+		}
+		for i := range want {
+			got.jobs[i].Place = batch.Place{}
+			if fmt.Sprintf("%+v", want[i]) != fmt.Sprintf("%+v", got.jobs[i]) {
+				rt.Fatalf("wrote %+v\nread  %+v", want[i], got.jobs[i])
+			}
+		}
+	})
+}
+
+// checkAccounts reads anything at all: nothing panics, each job has an id, and every row is accounted for.
+func checkAccounts(t *testing.T, data []byte, opts slurm.Options) slurm.Stats {
+	reader := slurm.NewReader(bytes.NewReader(data), "fuzz", opts)
+	var jobs, bad int64
+	var final error
+	for job, err := range reader.Jobs(context.Background()) {
+		var row *batch.RowError
+		switch {
+		case final != nil:
+			t.Fatalf("something was yielded after the final error %v", final)
+		case errors.As(err, &row):
+			bad++
+			if row.Problem == "" || row.Place.File != "fuzz" {
+				t.Fatalf("a row error without problem or place: %#v", row)
+			}
+		case err != nil:
+			final = err
+		default:
+			jobs++
+			if job.ID == "" || job.DisplayID == "" || len(job.Name) > 4096 || job.ElapsedSeconds < 0 || job.Nodes < 0 || job.CPUs < 0 {
+				t.Fatalf("got %+v", job)
+			}
+		}
+	}
+	stats := reader.Stats()
+	if accounted := jobs + stats.Steps + bad; stats.Bad != bad || stats.Rows != accounted && final == nil || stats.Rows-accounted > 1 {
+		t.Fatalf("%d jobs, %d bad, %+v", jobs, bad, stats)
+	}
+	return stats
+}
+
+func FuzzText(f *testing.F) {
+	paths, err := filepath.Glob(fixtures + "*.psv")
+	if err != nil || len(paths) == 0 {
+		f.Fatal("no fixtures", err)
+	}
+	for _, path := range paths {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data[:min(len(data), 900)])
+	}
+	f.Add([]byte(dump(line("JobName", "two\nlines"), line("JobID", "3_7"), "cut|row")))
+	f.Add([]byte("JobName|JobIDRaw|User|Account|Partition|State|Submit|Start|End|Elapsed|NNodes|NCPUS|\na\nb|1|u|a|p|S|1|2|3|00:00:01|1|1|\n"))
+	zone := newYork(f)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		checkAccounts(t, data, slurm.Options{})
+		checkAccounts(t, data, slurm.Options{Zone: zone})
+		// Below a header that is right, every line is a row, or part of one, or blank, or that header again.
+		if !bytes.Contains(data, []byte("\r")) && len(data) < 1<<16 {
+			stats := checkAccounts(t, append([]byte(columns+"\n"), data...), slurm.Options{Zone: zone})
+			var full int64
+			for row := range bytes.Lines(data) {
+				if bytes.Count(row, []byte("|")) >= strings.Count(columns, "|") && strings.TrimSuffix(string(row), "\n") != columns {
+					full++
+				}
+			}
+			if stats.Rows < full {
+				t.Fatalf("%d lines are rows, and %d were read", full, stats.Rows)
+			}
+		}
+	})
+}
+
+func FuzzJSON(f *testing.F) {
+	f.Add([]byte(jobsJSON(jobJSON(""), changedJSON(map[string]string{"time": "[]"}, ""))))
+	f.Add([]byte(jobsJSON(changedJSON(map[string]string{"job_id": `{"set": true, "infinite": false, "number": 8}`, "array": `{"job_id": 3, "task_id": 7}`}, ""))))
+	f.Add([]byte(`{"jobs": [{"job_id": 1, "state": {"current": ["PENDING", "REQUEUED"]}, "time": {"elapsed": 1}}], "errors": [{"description": "x"}]}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		checkAccounts(t, append([]byte("{"), bytes.TrimPrefix(data, []byte("{"))...), slurm.Options{})
+	})
+}

@@ -1,0 +1,317 @@
+package slurm_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/amieusage/amieusage/internal/batch"
+	"github.com/amieusage/amieusage/internal/slurm"
+	"github.com/google/go-cmp/cmp"
+)
+
+// TestMain lets the test's own program stand in for sacct.
+func TestMain(m *testing.M) {
+	if role := os.Getenv("FAKE_SACCT"); role != "" {
+		os.Exit(fakeSacct(role, os.Args[1:]))
+	}
+	os.Exit(m.Run())
+}
+
+const helpFormat = `Account             AdminComment        AllocCPUS           AllocNodes
+AllocTRES           AssocID             Cluster             CPUTimeRAW
+Elapsed             ElapsedRaw          Eligible            End
+JobID               JobIDRaw            JobName             NCPUS
+NNodes              Partition           QOS                 ReqMem
+Start               State               Submit              User
+`
+
+// fakeSacct prints what sacct prints in each case.
+func fakeSacct(role string, args []string) int {
+	if log := os.Getenv("FAKE_SACCT_LOG"); log != "" {
+		f, err := os.OpenFile(log, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+		if err != nil {
+			return 90
+		}
+		defer f.Close()
+		fmt.Fprintf(f, "SLURM_TIME_FORMAT=%s TZ=%s SACCT_FEDERATION=%q\n", os.Getenv("SLURM_TIME_FORMAT"), os.Getenv("TZ"), os.Getenv("SACCT_FEDERATION"))
+		for _, arg := range args {
+			fmt.Fprintf(f, "\t%q\n", arg)
+		}
+	}
+	if slices.Equal(args, []string{"--helpformat"}) {
+		switch role {
+		case "no database":
+			fmt.Fprintln(os.Stderr, "Slurm accounting storage is disabled")
+			return 1
+		case "old":
+			fmt.Print(strings.NewReplacer("QOS ", "", "NNodes", "", "ReqMem", "").Replace(helpFormat))
+		case "not sacct":
+			fmt.Println("usage: sacct [file]")
+		case "lacks fields":
+			fmt.Print(strings.NewReplacer("AllocTRES", "", "NCPUS", "", "AllocCPUS", "", "Partition", "").Replace(helpFormat))
+		default:
+			fmt.Print(helpFormat)
+		}
+		return 0
+	}
+	value := func(option string) string {
+		for _, arg := range args {
+			if v, ok := strings.CutPrefix(arg, option+"="); ok {
+				return v
+			}
+		}
+		return ""
+	}
+	header, delimiter := strings.Split(value("--format"), ","), value("--delimiter")
+	job := func(id, name string) string {
+		return writeJob(&batch.Job{
+			Cluster: "testc", ID: id, DisplayID: id, User: "alice", Account: "p", Partition: "cpu", QOS: "normal", State: "COMPLETED", Name: name,
+			Submit: time.Unix(1795346887, 0), Start: time.Unix(1795346888, 0), End: time.Unix(1795346898, 0), ElapsedSeconds: 10, Nodes: 1, CPUs: 8,
+			ReqMem: "4G", TRES: []batch.TRES{{Name: "cpu", Count: 8}, {Name: "mem", Count: 4 << 30}, {Name: "node", Count: 1}},
+		}, header, delimiter) + "\n"
+	}
+	if role == "prints nothing and fails" {
+		fmt.Fprintln(os.Stderr, "sacct: error: slurm_persist_conn_open_without_init: Connection refused")
+		return 1
+	}
+	if role == "prints rubbish and fails" {
+		fmt.Println("rubbish")
+		return 7
+	}
+	fmt.Print(strings.Join(header, delimiter) + "\n" + job("1", "one"))
+	switch role {
+	case "fails after output":
+		fmt.Print(job("2", "two"))
+		fmt.Fprint(os.Stderr, strings.Repeat("noise\n", 10_000), "\n\nsacct: error: slurmdbd: connection lost\nsacct: error: giving up\n")
+		return 1
+	case "warns":
+		fmt.Fprintln(os.Stderr, "sacct: warning: one\n\nsacct: warning: two")
+	case "never ends":
+		out := bufio.NewWriterSize(os.Stdout, 1<<20)
+		for {
+			if _, err := out.WriteString(job("2", "two")); err != nil {
+				return 0
+			}
+		}
+	case "hangs":
+		select {}
+	case "forged names":
+		old := strings.ReplaceAll(job("1", "gone"), delimiter, "|")
+		fmt.Print(job("3", "x\n"+strings.ReplaceAll(old, "|", "\x1f")+old), job("4", "four"))
+	}
+	return 0
+}
+
+// fake is a Sacct that runs this test's program in a role.
+func fake(t *testing.T, role string) *slurm.Sacct {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &slurm.Sacct{
+		Path: self,
+		From: time.Date(2026, 11, 21, 23, 0, 0, 500, time.FixedZone("", -5*3600)),
+		To:   time.Date(2026, 11, 23, 0, 0, 0, 500, time.UTC),
+		// A program with the race detector sleeps a second before it exits, unless told not to.
+		Env: append(os.Environ(), "FAKE_SACCT="+role, "SACCT_FEDERATION=1", "TZ=Asia/Tokyo", "GORACE=atexit_sleep_ms=0"),
+	}
+}
+
+func TestSacct(t *testing.T) {
+	got := readAll(fake(t, "works"))
+	if got.err != nil || len(got.bad) > 0 || len(got.jobs) != 1 || got.stats != (slurm.Stats{Rows: 1}) {
+		t.Fatalf("got %+v", got)
+	}
+	want := []*batch.Job{{
+		Cluster: "testc", ID: "1", DisplayID: "1", User: "alice", Account: "p", Partition: "cpu", QOS: "normal", State: "COMPLETED", Name: "one",
+		Submit: time.Unix(1795346887, 0).UTC(), Start: time.Unix(1795346888, 0).UTC(), End: time.Unix(1795346898, 0).UTC(), ElapsedSeconds: 10,
+		Nodes: 1, CPUs: 8, ReqMem: "4G", TRES: []batch.TRES{{Name: "cpu", Count: 8}, {Name: "mem", Count: 4 << 30}, {Name: "node", Count: 1}},
+	}}
+	jobsEqual(t, want, got.jobs)
+	if place := got.jobs[0].Place; place != (batch.Place{File: "sacct", Line: 2}) {
+		t.Errorf("read at %s", place)
+	}
+}
+
+func TestSacctCommandLine(t *testing.T) {
+	tests := []struct {
+		name, role string
+		clusters   []string
+	}{
+		{"sacct-command", "works", nil},
+		{"sacct-command-clusters", "works", []string{"testc", "other"}},
+		{"sacct-command-old", "old", nil},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			log := filepath.Join(t.TempDir(), "log")
+			s := fake(t, tt.role)
+			s.Env = append(s.Env, "FAKE_SACCT_LOG="+log)
+			s.Clusters = tt.clusters
+			s.Rand = bytes.NewReader([]byte{0xde, 0xad, 0xbe, 0xef})
+			if got := readAll(s); got.err != nil || len(got.jobs) != 1 {
+				t.Fatalf("got %+v", got)
+			}
+			ran, err := os.ReadFile(log)
+			if err != nil {
+				t.Fatal(err)
+			}
+			checkGolden(t, tt.name, string(ran))
+		})
+	}
+}
+
+// TestSacctForgedRows: a name with line breaks must not become a job, nor blot one out.
+func TestSacctForgedRows(t *testing.T) {
+	got := readAll(fake(t, "forged names"))
+	var ids []string
+	for _, j := range got.jobs {
+		ids = append(ids, j.ID)
+	}
+	if diff := cmp.Diff([]string{"1", "3", "4"}, ids); diff != "" || got.err != nil || len(got.bad) > 0 {
+		t.Errorf("bad %v, error %v, jobs (-want +got):\n%s", got.bad, got.err, diff)
+	}
+}
+
+func TestSacctFailures(t *testing.T) {
+	tests := []struct {
+		role string
+		jobs int
+		want string
+	}{
+		{"no database", 0, "sacct: exit status 1: Slurm accounting storage is disabled"},
+		{"not sacct", 0, "sacct --helpformat offers no JobIDRaw, User, Account"},
+		{"lacks fields", 0, "sacct --helpformat offers no Partition, AllocTRES, which jobs cannot be read without"},
+		{"prints nothing and fails", 0, "sacct: exit status 1: sacct: error: slurm_persist_conn_open_without_init: Connection refused"},
+		{"prints rubbish and fails", 0, "sacct: exit status 7"},
+		{"fails after output", 2, "sacct: exit status 1: "},
+	}
+	for _, tt := range tests {
+		t.Run(tt.role, func(t *testing.T) {
+			got := readAll(fake(t, tt.role))
+			if got.err == nil || !strings.HasPrefix(got.err.Error(), tt.want) || len(got.jobs) != tt.jobs {
+				t.Fatalf("%d jobs (want %d), error\n%v\nwant\n%s", len(got.jobs), tt.jobs, got.err, tt.want)
+			}
+			if tt.role == "fails after output" {
+				var exit *exec.ExitError
+				if !errors.As(got.err, &exit) || !strings.HasSuffix(got.err.Error(), " / sacct: error: slurmdbd: connection lost / sacct: error: giving up") || len(got.err.Error()) > 8192 {
+					t.Errorf("got %d bytes: %.300v", len(got.err.Error()), got.err)
+				}
+			}
+		})
+	}
+	t.Run("not found", func(t *testing.T) {
+		s := fake(t, "works")
+		s.Path = filepath.Join(t.TempDir(), "sacct")
+		if got := readAll(s); !errors.Is(got.err, os.ErrNotExist) {
+			t.Errorf("got %v", got.err)
+		}
+	})
+	t.Run("empty window", func(t *testing.T) {
+		s := fake(t, "works")
+		s.To = s.From
+		if got := readAll(s); got.err == nil || !strings.Contains(got.err.Error(), "is empty") {
+			t.Errorf("got %v", got.err)
+		}
+	})
+	t.Run("no random bytes", func(t *testing.T) {
+		s := fake(t, "works")
+		s.Rand = strings.NewReader("")
+		if got := readAll(s); !errors.Is(got.err, io.EOF) {
+			t.Errorf("got %v", got.err)
+		}
+	})
+}
+
+func TestSacctWarningsAreLogged(t *testing.T) {
+	var log bytes.Buffer
+	s := fake(t, "warns")
+	s.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey {
+			return slog.Attr{}
+		}
+		return a
+	}}))
+	if got := readAll(s); got.err != nil || len(got.jobs) != 1 {
+		t.Fatalf("got %+v", got)
+	}
+	const want = "level=WARN msg=\"sacct wrote to standard error\" line=\"sacct: warning: one\"\n" +
+		"level=WARN msg=\"sacct wrote to standard error\" line=\"sacct: warning: two\"\n"
+	if diff := cmp.Diff(want, log.String()); diff != "" {
+		t.Errorf("log (-want +got):\n%s", diff)
+	}
+}
+
+func TestSacctIsKilledWhenTheContextEnds(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	jobs := 0
+	var final error
+	for _, err := range fake(t, "never ends").Jobs(ctx) {
+		if jobs++; jobs == 10 {
+			cancel()
+		}
+		final = err
+	}
+	if !errors.Is(final, context.Canceled) || jobs != 11 {
+		t.Errorf("%d jobs, %v; want 10 and the context's error", jobs-1, final)
+	}
+}
+
+// TestSacctIsKilledWhileItHangs: the context ends while a row is being waited for.
+func TestSacctIsKilledWhileItHangs(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	s := fake(t, "hangs")
+	log := filepath.Join(t.TempDir(), "log")
+	s.Env = append(s.Env, "FAKE_SACCT_LOG="+log)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		for ctx.Err() == nil {
+			if ran, _ := os.ReadFile(log); bytes.Contains(ran, []byte("--format")) {
+				cancel()
+			}
+		}
+	}()
+	got := 0
+	var final error
+	for job, err := range s.Jobs(ctx) {
+		if job != nil {
+			got++
+		}
+		final = err
+	}
+	cancel()
+	<-watched
+	if !errors.Is(final, context.Canceled) || got != 0 {
+		t.Errorf("%d jobs, %v; want none, for the only row may be half of one, and the context's error", got, final)
+	}
+}
+
+func TestSacctConsumerMayStop(t *testing.T) {
+	jobs := 0
+	for _, err := range fake(t, "never ends").Jobs(context.Background()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if jobs++; jobs == 10 {
+			break // which kills sacct and waits for it, or this would hang
+		}
+	}
+	if jobs != 10 {
+		t.Errorf("%d jobs; want 10", jobs)
+	}
+}

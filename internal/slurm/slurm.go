@@ -1,0 +1,124 @@
+// Package slurm is a batch.Source on Slurm's accounting. It reads what sacct prints, as text with a header or as JSON of
+// any version, one job at a time however long it is, and runs sacct itself.
+package slurm
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"strings"
+	"time"
+
+	"github.com/amieusage/amieusage/internal/batch"
+)
+
+// DumpCommand is a shell command whose output Reader reads without loss or doubt: times in seconds since the epoch, and a
+// delimiter that nobody types in a job's name. Its window is to be filled in.
+const DumpCommand = `SLURM_TIME_FORMAT=%s sacct --allclusters --allusers --allocations --duplicates --parsable2 ` +
+	`--delimiter=$'\x1f' --starttime=2026-01-01 --endtime=now --format=` +
+	`Cluster,JobIDRaw,JobID,User,Account,Partition,QOS,State,Submit,Start,End,ElapsedRaw,NNodes,NCPUS,ReqMem,AllocTRES,JobName`
+
+const (
+	maxLine = 1 << 20 // bytes of a row of text; longer ones are reported and passed over
+	maxName = 4096    // bytes kept of a job's name
+	bufSize = 256 << 10
+)
+
+// epochRemedy is what helps against every time that could not be read for certain.
+const epochRemedy = "export with SLURM_TIME_FORMAT=%s"
+
+// Options say what the text itself does not.
+type Options struct {
+	// Zone is the time zone of times that bear no offset. Nil: such times are refused.
+	Zone *time.Location
+	// Delimiter between the fields of text; "" takes it from the header.
+	Delimiter string
+}
+
+// Stats counts what was read. Jobs yielded = Rows − Steps − Bad, but for a row that a final error ended.
+type Stats struct {
+	Rows  int64 // rows of text, or jobs in JSON
+	Steps int64 // rows that were steps of a job, and passed over; the steps inside JSON are not counted
+	Bad   int64 // rows that could not be read, each yielded as a *batch.RowError
+}
+
+// Reader is a batch.Source on the output of sacct, text or JSON, found out by its first character. Memory does not grow
+// with the length of the input. Unfinished jobs are yielded with a zero End; steps are not yielded. Bytes that are no
+// UTF-8 are replaced by U+FFFD.
+type Reader struct {
+	in    *bufio.Reader
+	name  string
+	opts  Options
+	stats Stats
+}
+
+// NewReader returns a Reader of r; name is what errors call it, "-" for standard input.
+func NewReader(r io.Reader, name string, opts Options) *Reader {
+	return &Reader{in: bufio.NewReaderSize(r, bufSize), name: name, opts: opts}
+}
+
+// Stats returns what has been read so far.
+func (r *Reader) Stats() Stats { return r.stats }
+
+// Jobs yields the jobs, as batch.Source describes. It reads r to its end, so only the first iteration yields anything.
+//
+// Final errors: the input is empty, its header lacks a column that is needed, a time bears no offset and Options.Zone is
+// nil, the JSON is broken or says that sacct failed, reading failed, or ctx ended.
+func (r *Reader) Jobs(ctx context.Context) iter.Seq2[*batch.Job, error] {
+	return func(yield func(*batch.Job, error) bool) {
+		first, err := r.firstByte()
+		switch {
+		case err == io.EOF:
+			err = fmt.Errorf("%s: empty, without even the header that sacct prints when it finds no job; export again with: %s",
+				batch.Place{File: r.name}, DumpCommand)
+		case err != nil:
+			err = fmt.Errorf("%s: %w", batch.Place{File: r.name}, err)
+		case first == '{':
+			err = newJSONReader(r).run(ctx, yield)
+		default:
+			err = newTextReader(r).run(ctx, yield)
+		}
+		if err != nil && err != errStopped {
+			yield(nil, err)
+		}
+	}
+}
+
+// errStopped ends a run whose consumer wants no more.
+var errStopped = errors.New("the consumer wants no more")
+
+// firstByte drops a byte order mark and returns the first character that is no white space, without consuming it.
+func (r *Reader) firstByte() (byte, error) {
+	if mark, _ := r.in.Peek(3); bytes.Equal(mark, []byte("\xef\xbb\xbf")) {
+		_, _ = r.in.Discard(3)
+	}
+	for n := 1; ; n++ {
+		ahead, err := r.in.Peek(n)
+		if err == bufio.ErrBufferFull {
+			return ' ', nil
+		}
+		if err != nil {
+			return 0, err
+		}
+		if c := ahead[n-1]; !strings.ContainsRune(" \t\r\n", rune(c)) {
+			return c, nil
+		}
+	}
+}
+
+// fieldError is what is wrong with one value.
+type fieldError struct {
+	problem, remedy string
+	final           bool // no row can be read until this is mended
+}
+
+func (e *fieldError) Error() string {
+	if e.remedy == "" {
+		return e.problem
+	}
+	return e.problem + "; " + e.remedy
+}

@@ -1,0 +1,100 @@
+package slurm
+
+import (
+	"math/bits"
+	"strconv"
+	"strings"
+
+	"github.com/amieusage/amieusage/internal/batch"
+)
+
+const mebi = 1 << 20
+
+// appendTRES appends what AllocTRES says (billing=8,cpu=8,gres/gpu=2,mem=250.50G,node=1) to list. A bare count of memory
+// or burst buffer is in MiB, which is how Slurm keeps it and prints it under --noconvert. Counts that Slurm means as
+// "not set" (energy=18446744073709551614) are left out.
+func appendTRES(list []batch.TRES, s string) ([]batch.TRES, *fieldError) {
+	for s != "" {
+		var entry string
+		entry, s, _ = strings.Cut(s, ",")
+		eq := strings.IndexByte(entry, '=')
+		if eq <= 0 {
+			return list, &fieldError{problem: strconv.Quote(entry) + " is no name=count"}
+		}
+		name, text := entry[:eq], entry[eq+1:]
+		if text == "18446744073709551614" || text == "18446744073709551615" {
+			continue
+		}
+		count, ok := parseCount(text, inMebibytes(name))
+		if !ok {
+			return list, &fieldError{problem: strconv.Quote(entry) + " has no count that can be read"}
+		}
+		list = append(list, batch.TRES{Name: name, Count: count})
+	}
+	return list, nil
+}
+
+// inMebibytes tells whether Slurm counts the resource in MiB.
+func inMebibytes(name string) bool { return name == "mem" || strings.HasPrefix(name, "bb/") }
+
+// parseCount reads a whole number, or one with decimals and a binary unit (K M G T P E), exactly; what is no whole number
+// in the end is rounded to the nearest one. Without a unit, mebibytes says to multiply by 2^20.
+func parseCount(s string, mebibytes bool) (int64, bool) {
+	if n, ok := digits(s); ok && !mebibytes {
+		return n, true
+	}
+	if s == "" {
+		return 0, false
+	}
+	unit := uint64(1)
+	if i := strings.IndexByte("KMGTPE", s[len(s)-1]); i >= 0 {
+		unit = 1 << (10 * (i + 1))
+		s = s[:len(s)-1]
+	} else if mebibytes {
+		unit = mebi
+	}
+	whole, fraction, point := strings.Cut(s, ".")
+	n, ok := digits(whole)
+	if !ok {
+		return 0, false
+	}
+	high, total := bits.Mul64(uint64(n), unit)
+	if point {
+		if len(fraction) > 18 {
+			return 0, false
+		}
+		f, ok := digits(fraction)
+		if !ok {
+			return 0, false
+		}
+		scale := uint64(1)
+		for range len(fraction) {
+			scale *= 10
+		}
+		fhigh, flow := bits.Mul64(uint64(f), unit) // f < scale, so that the quotient fits 64 bits
+		part, rest := bits.Div64(fhigh, flow, scale)
+		if rest >= scale-rest {
+			part++
+		}
+		var carry uint64
+		total, carry = bits.Add64(total, part, 0)
+		high += carry
+	}
+	return int64(total), high == 0 && total <= 1<<63-1
+}
+
+// formatMebibytes prints memory as sacct does: in the largest unit that keeps it exact.
+func formatMebibytes(n int64) string {
+	const units = "MGTPE"
+	unit, half := 0, false
+	for n >= 1024 && n%512 == 0 && !half && unit < len(units)-1 {
+		half = n%1024 != 0
+		n /= 1024
+		unit++
+	}
+	s := strconv.FormatInt(n, 10)
+	if half {
+		s += ".50"
+	}
+	return s + units[unit:unit+1]
+}

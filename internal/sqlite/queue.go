@@ -1,0 +1,225 @@
+package sqlite
+
+import (
+	"context"
+	"slices"
+
+	"zombiezen.com/go/sqlite"
+	"zombiezen.com/go/sqlite/sqlitex"
+
+	"github.com/amieusage/amieusage"
+	"github.com/amieusage/amieusage/internal/outbox"
+)
+
+// Enqueue stores the items and moves the cursor.
+func (q *Outbox) Enqueue(ctx context.Context, items []outbox.Item, cursor *outbox.Cursor) ([]outbox.Outcome, error) {
+	entries, err := outbox.NewEntries(items, q.clock())
+	if err != nil {
+		return nil, err
+	}
+	var outcomes []outbox.Outcome
+	_, err = q.change(ctx, func(tx *queueTransaction) (int, error) {
+		if outcomes, err = tx.enqueueAll(entries); err != nil || cursor == nil {
+			return 0, err
+		}
+		stmt := tx.conn.Prep(`INSERT INTO cursors (source, at) VALUES (?, ?) ON CONFLICT DO UPDATE SET at = excluded.at`)
+		stmt.BindText(1, cursor.Source)
+		stmt.BindInt64(2, nanos(cursor.At))
+		return 0, run(stmt)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return outcomes, nil
+}
+
+func (tx *queueTransaction) enqueueAll(entries []outbox.Entry) ([]outbox.Outcome, error) {
+	outcomes := make([]outbox.Outcome, len(entries))
+	known := make(map[outbox.ID]bool, len(entries))
+	for i, e := range entries {
+		id, change, err := tx.enqueue(e)
+		if err != nil {
+			return nil, err
+		}
+		outcomes[i] = outbox.Outcome{ID: id, Change: change, Repeated: known[id]}
+		known[id] = true
+	}
+	return outcomes, nil
+}
+
+func (tx *queueTransaction) enqueue(e outbox.Entry) (outbox.ID, outbox.Change, error) {
+	identity := e.Record.Identity()
+	resource, err := tx.resource(identity.Resource)
+	if err != nil {
+		return 0, "", err
+	}
+	stmt := tx.conn.Prep(`
+		INSERT INTO entries (resource_id, usage_type, local_record_id, key_time, state, revision, digest, charge, enqueued_at)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (local_record_id, key_time, resource_id, usage_type) DO NOTHING`)
+	stmt.BindInt64(1, resource)
+	stmt.BindInt64(2, usageTypeNumber(identity.UsageType))
+	stmt.BindText(3, identity.LocalRecordID)
+	stmt.BindInt64(4, nanos(identity.KeyTime))
+	stmt.BindText(5, string(e.State))
+	stmt.BindInt64(6, e.Revision)
+	stmt.BindBytes(7, e.Digest[:])
+	stmt.BindInt64(8, e.Charge)
+	stmt.BindInt64(9, nanos(e.EnqueuedAt))
+	if err := run(stmt); err != nil {
+		return 0, "", err
+	}
+	if tx.conn.Changes() == 1 {
+		e.ID = outbox.ID(tx.conn.LastInsertRowID())
+		tx.counts[resourceState{resource, e.State}]++
+		stmt = tx.conn.Prep(`INSERT INTO records (place, record, entry_id) VALUES (?, ?, ?)`)
+		return e.ID, outbox.Added, tx.storeRecord(stmt, e)
+	}
+	row, _, err := tx.find(identity)
+	if err != nil {
+		return 0, "", err
+	}
+	e.ID = row.id
+	revised, err := tx.apply(&row, func(p *outbox.Progress) bool { return p.Revise(e.Progress) })
+	if err != nil || !revised {
+		return e.ID, outbox.Unchanged, err
+	}
+	stmt = tx.conn.Prep(`UPDATE entries SET revision = ?, digest = ?, charge = ?, enqueued_at = ? WHERE entry_id = ?`)
+	stmt.BindInt64(1, row.Revision)
+	stmt.BindBytes(2, row.Digest[:])
+	stmt.BindInt64(3, row.Charge)
+	stmt.BindInt64(4, nanos(row.EnqueuedAt))
+	stmt.BindInt64(5, int64(e.ID))
+	if err := run(stmt); err != nil {
+		return 0, "", err
+	}
+	stmt = tx.conn.Prep(`UPDATE records SET place = ?, record = ? WHERE entry_id = ?`)
+	return e.ID, outbox.Revised, tx.storeRecord(stmt, e)
+}
+
+func (tx *queueTransaction) storeRecord(stmt *sqlite.Stmt, e outbox.Entry) error {
+	tx.record = e.Record.AppendJSON(tx.record[:0])
+	stmt.BindText(1, e.Place)
+	stmt.BindText(2, string(tx.record))
+	stmt.BindInt64(3, int64(e.ID))
+	return run(stmt)
+}
+
+// Cursor returns the source's cursor.
+func (q *Outbox) Cursor(ctx context.Context, source string) (outbox.Cursor, error) {
+	cursor := outbox.Cursor{Source: source}
+	err := q.db.read(ctx, func(conn *sqlite.Conn) error {
+		at, err := number(conn, `SELECT at FROM cursors WHERE source = ?`, source)
+		cursor.At = fromNanos(at)
+		return err
+	})
+	return cursor, err
+}
+
+// Sent stores the answers to a send.
+func (q *Outbox) Sent(ctx context.Context, deliveries []outbox.Delivery) (int, error) {
+	now := q.clock()
+	return q.change(ctx, func(tx *queueTransaction) (moved int, err error) {
+		for _, d := range deliveries {
+			row, err := tx.get(d.ID)
+			if err != nil {
+				return 0, err
+			}
+			changed, err := tx.apply(&row, func(p *outbox.Progress) bool { return p.Sent(d, now) })
+			if err != nil {
+				return 0, err
+			}
+			if changed {
+				moved++
+			}
+		}
+		return moved, nil
+	})
+}
+
+// Loaded takes in loaded records.
+func (q *Outbox) Loaded(ctx context.Context, records []amieusage.LoadedRecord) (int, error) {
+	return q.change(ctx, func(tx *queueTransaction) (loaded int, err error) {
+		for _, r := range records {
+			row, ok, err := tx.find(r.Identity())
+			if err != nil {
+				return 0, err
+			}
+			if !ok || !storableTime(r.LoadedTime) {
+				continue
+			}
+			changed, err := tx.apply(&row, func(p *outbox.Progress) bool { return p.Confirm(r) })
+			if err != nil {
+				return 0, err
+			}
+			if changed {
+				loaded++
+			}
+		}
+		return loaded, nil
+	})
+}
+
+// Failed takes in failed records.
+func (q *Outbox) Failed(ctx context.Context, records []amieusage.FailedRecord) (int, error) {
+	return q.change(ctx, func(tx *queueTransaction) (failed int, err error) {
+		for _, f := range records {
+			if f.Record == nil {
+				continue
+			}
+			row, ok, err := tx.find(f.Record.Identity())
+			if err != nil {
+				return 0, err
+			}
+			if !ok {
+				continue
+			}
+			changed, err := tx.apply(&row, func(p *outbox.Progress) bool { return p.Fail(f) })
+			if err != nil {
+				return 0, err
+			}
+			if changed && row.State == outbox.Failed {
+				failed++
+			}
+		}
+		return failed, nil
+	})
+}
+
+// Retry makes entries pending.
+func (q *Outbox) Retry(ctx context.Context, which outbox.Selection) (int, error) {
+	return q.change(ctx, func(tx *queueTransaction) (retried int, err error) {
+		ids := slices.Clone(which.IDs)
+		for _, state := range which.States {
+			if ids, err = appendIDs(ids, tx.conn, state); err != nil {
+				return 0, err
+			}
+		}
+		for _, id := range ids {
+			row, err := tx.get(id)
+			if err != nil {
+				return 0, err
+			}
+			changed, err := tx.apply(&row, (*outbox.Progress).Retry)
+			if err != nil {
+				return 0, err
+			}
+			if changed {
+				retried++
+			}
+		}
+		return retried, nil
+	})
+}
+
+// appendIDs appends the IDs of the entries in the state.
+func appendIDs(ids []outbox.ID, conn *sqlite.Conn, state outbox.State) ([]outbox.ID, error) {
+	err := sqlitex.Execute(conn, `SELECT entry_id FROM entries WHERE `+inState(state), &sqlitex.ExecOptions{
+		Args: []any{string(state)},
+		ResultFunc: func(stmt *sqlite.Stmt) error {
+			ids = append(ids, outbox.ID(stmt.ColumnInt64(0)))
+			return nil
+		},
+	})
+	return ids, err
+}

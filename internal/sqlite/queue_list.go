@@ -1,0 +1,142 @@
+package sqlite
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+
+	"zombiezen.com/go/sqlite"
+	"zombiezen.com/go/sqlite/sqlitex"
+
+	"github.com/amieusage/amieusage"
+	"github.com/amieusage/amieusage/internal/outbox"
+)
+
+// inState is the condition for the state that is parameter 1. The index of the
+// states but Loaded is used only where its own condition stands there.
+func inState(state outbox.State) string {
+	if state == outbox.Loaded {
+		return `state = ?1`
+	}
+	return `state <> 'loaded' AND state = ?1`
+}
+
+const entryColumns = progressColumns + `, usage_type, place, record`
+
+func scanEntry(stmt *sqlite.Stmt) (outbox.Entry, error) {
+	row := scanProgress(stmt)
+	e := outbox.Entry{ID: row.id, Progress: row.Progress, Place: stmt.ColumnText(15)}
+	if n := stmt.ColumnInt(14); n > 0 && n < len(usageTypes) {
+		e.Record = amieusage.NewRecord(usageTypes[n])
+	} else {
+		return e, fmt.Errorf("entry %d has an unknown usage type", e.ID)
+	}
+	raw := make([]byte, stmt.ColumnLen(16))
+	stmt.ColumnBytes(16, raw)
+	if err := e.Record.UnmarshalJSON(raw); err != nil {
+		return e, fmt.Errorf("the record of entry %d cannot be read: %w", e.ID, err)
+	}
+	return e, nil
+}
+
+// Get returns one entry.
+func (q *Outbox) Get(ctx context.Context, id outbox.ID) (outbox.Entry, error) {
+	var page []outbox.Entry
+	err := q.db.read(ctx, func(conn *sqlite.Conn) (err error) {
+		page, err = entries(conn, `entry_id = ?1`, int64(id))
+		return err
+	})
+	switch {
+	case err != nil:
+		return outbox.Entry{}, err
+	case len(page) == 0:
+		return outbox.Entry{}, noEntry(id)
+	}
+	return page[0], nil
+}
+
+// List returns a page of entries in order of their IDs.
+func (q *Outbox) List(ctx context.Context, f outbox.Filter) (page []outbox.Entry, err error) {
+	if f.Limit <= 0 {
+		f.Limit = outbox.DefaultPage
+	}
+	err = q.db.read(ctx, func(conn *sqlite.Conn) error {
+		switch {
+		case f.LocalRecordID != "":
+			page, err = entries(conn, `local_record_id = ?1 AND entry_id > ?2 ORDER BY +entry_id`, f.LocalRecordID, int64(f.After))
+			page = slices.DeleteFunc(page, func(e outbox.Entry) bool {
+				return len(f.States) > 0 && !slices.Contains(f.States, e.State)
+			})
+		case len(f.States) == 0:
+			page, err = entries(conn, `entry_id > ?1 ORDER BY entry_id LIMIT ?2`, int64(f.After), f.Limit)
+		default:
+			for _, state := range slices.Compact(slices.Sorted(slices.Values(f.States))) {
+				more, err := entries(conn, inState(state)+` AND entry_id > ?2 ORDER BY entry_id LIMIT ?3`,
+					string(state), int64(f.After), f.Limit)
+				if err != nil {
+					return err
+				}
+				page = append(page, more...)
+			}
+			slices.SortFunc(page, func(a, b outbox.Entry) int { return cmp.Compare(a.ID, b.ID) })
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return page[:min(len(page), f.Limit)], nil
+}
+
+func entries(conn *sqlite.Conn, where string, args ...any) (found []outbox.Entry, err error) {
+	err = sqlitex.Execute(conn, `SELECT `+entryColumns+` FROM entries JOIN records USING (entry_id) WHERE `+where, &sqlitex.ExecOptions{
+		Args: args,
+		ResultFunc: func(stmt *sqlite.Stmt) error {
+			e, err := scanEntry(stmt)
+			found = append(found, e)
+			return err
+		},
+	})
+	return found, err
+}
+
+// Counts returns how many entries there are, by resource and state.
+func (q *Outbox) Counts(ctx context.Context) (counts []outbox.Count, err error) {
+	err = q.db.read(ctx, func(conn *sqlite.Conn) error {
+		return sqlitex.Execute(conn, `
+			SELECT r.name, c.state, c.entries FROM counts c JOIN resources r ON r.resource_id = c.resource_id
+			WHERE c.entries <> 0 ORDER BY r.name, c.state`,
+			&sqlitex.ExecOptions{
+				ResultFunc: func(stmt *sqlite.Stmt) error {
+					counts = append(counts, outbox.Count{
+						Resource: stmt.ColumnText(0),
+						State:    outbox.State(stmt.ColumnText(1)),
+						Entries:  stmt.ColumnInt64(2),
+					})
+					return nil
+				},
+			})
+	})
+	return counts, err
+}
+
+// Unconfirmed returns what queued entries there are.
+func (q *Outbox) Unconfirmed(ctx context.Context) (rows []outbox.Unconfirmed, err error) {
+	err = q.db.read(ctx, func(conn *sqlite.Conn) error {
+		return sqlitex.Execute(conn, `
+			SELECT r.name, count(*), min(e.sent_at) FROM entries e JOIN resources r ON r.resource_id = e.resource_id
+			WHERE e.state <> 'loaded' AND e.state = 'queued' GROUP BY r.name ORDER BY r.name`,
+			&sqlitex.ExecOptions{
+				ResultFunc: func(stmt *sqlite.Stmt) error {
+					rows = append(rows, outbox.Unconfirmed{
+						Resource:    stmt.ColumnText(0),
+						Entries:     stmt.ColumnInt64(1),
+						FirstSentAt: fromNanos(stmt.ColumnInt64(2)),
+					})
+					return nil
+				},
+			})
+	})
+	return rows, err
+}

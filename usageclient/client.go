@@ -1,0 +1,85 @@
+package usageclient
+
+import (
+	"errors"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/amieusage/amieusage"
+)
+
+// A Client speaks to one Usage API on behalf of one site. It is safe for
+// concurrent use, keeps connections open between calls, and needs no closing.
+type Client struct {
+	site string
+	// key returns the API key. It is a function so that no way of printing the
+	// client, not even by reflection, shows the key.
+	key        func() string
+	base       string // without a slash at its end
+	http       *http.Client
+	log        *slog.Logger
+	userAgent  string
+	timeout    time.Duration
+	retry      RetryPolicy
+	maxBytes   int
+	maxRecords int
+	compress   bool
+	validate   bool
+}
+
+// New returns a client for the site, which authenticates by the API key. The
+// service is [amieusage.DefaultURL] unless [WithBaseURL] names another. Nothing
+// is sent yet.
+//
+// The error lists everything that is wrong with the arguments and options; each
+// is an [*amieusage.Error] with [amieusage.CodeInvalid].
+func New(site, key string, opts ...Option) (*Client, error) {
+	s := settings{
+		baseURL:    amieusage.DefaultURL,
+		log:        slog.New(slog.DiscardHandler),
+		userAgent:  "amieusage-usageclient",
+		timeout:    DefaultTimeout,
+		maxBytes:   amieusage.DefaultSendBytes,
+		maxRecords: DefaultMaxRequestRecords,
+		validate:   true,
+	}
+	problems := []error{headerProblem("site name", site), headerProblem("API key", key)}
+	for _, opt := range opts {
+		if opt != nil {
+			problems = append(problems, opt(&s))
+		}
+	}
+	base, err := parseBaseURL(s.baseURL, s.insecureHTTP)
+	problems = append(problems, err)
+	if s.httpClient != nil && s.tls != nil {
+		problems = append(problems, invalid("WithHTTPClient and WithTLSConfig exclude each other",
+			"set the TLS configuration in the HTTP client's own transport"))
+	}
+	if err := errors.Join(problems...); err != nil {
+		return nil, err
+	}
+	return &Client{
+		site:       site,
+		key:        func() string { return key },
+		base:       base,
+		http:       s.newHTTPClient(),
+		log:        s.log,
+		userAgent:  s.userAgent,
+		timeout:    s.timeout,
+		retry:      s.retry.withDefaults(),
+		maxBytes:   s.maxBytes,
+		maxRecords: s.maxRecords,
+		compress:   s.compress,
+		validate:   s.validate,
+	}, nil
+}
+
+// String names the site and the service.
+func (c *Client) String() string { return "usage client of site " + c.site + " at " + c.base }
+
+// GoString returns what String returns.
+func (c *Client) GoString() string { return c.String() }
+
+// CloseIdleConnections closes the connections that are open for later calls.
+func (c *Client) CloseIdleConnections() { c.http.CloseIdleConnections() }

@@ -1,0 +1,59 @@
+// Package usageclient is the client for the AMIE Usage API: it sends usage
+// records to an allocation service and asks what became of them.
+//
+//	client, err := usageclient.New("PSC", key)
+//	...
+//	result, err := client.Send(ctx, records...)
+//	for _, o := range result.Refused() {
+//		log.Printf("%s: %v", o.Record, o.Err)
+//	}
+//
+// # Calls
+//
+//	Send, SendMessage, SendStream   POST   {base}/usage/
+//	Status                          GET    {base}/usage/status
+//	FailedRecords                   GET    {base}/usage/failed
+//	ClearFailedRecords              DELETE {base}/usage/failed/{ids}
+//	Loaded                          GET    {base}/usage/loaded
+//	Summary                         GET    {base}/usage/summary
+//
+// Loaded is not in the published documentation but on the live service;
+// Summary is an extension that package amieusage defines.
+//
+// # What becomes of a record
+//
+// Every record that is sent ends in one of three states, whatever happens on
+// the way, and however many requests it takes:
+//
+//   - [Accepted]: it is on the service's stable storage and will be loaded;
+//     loading may still fail, which Status and FailedRecords tell.
+//   - [Refused]: sending it again unchanged is of no use. The outcome says
+//     why: the service's own words, a [*amieusage.ValidationError] where the
+//     record was not even sent, or an [*amieusage.Error] with
+//     [amieusage.CodeTooLarge] where it fits no request.
+//   - [Unsent]: it is not known to be accepted. Send it again: that is safe,
+//     because a record of a known identity overwrites the earlier one.
+//
+// A send returns an error if and only if a record is unsent (or, for a stream,
+// the caller's own functions failed); the result is there even then. Revisions
+// of one record are best sent again in their order: the last accepted wins.
+//
+// # Failure
+//
+// An attempt ends after a time ([WithTimeout]). It is made again, with growing
+// and jittered delays, on connection errors, time-outs and the statuses 429,
+// 502, 503 and 504, and not before the service's Retry-After ([WithRetry]).
+// Every call is idempotent, so that this doubles nothing. Other statuses are
+// final.
+//
+// Errors are of type [*Error]; [ErrUnavailable] tells those that pass by
+// themselves from those that somebody must see to. [amieusage.Code] is reached
+// by errors.As with an [*amieusage.Error].
+//
+// # The API key
+//
+// The key travels in a header, and nowhere else: it is in no log line, no error
+// and no printed client. A redirect to another origin (scheme, host or port) is
+// an error, and so is a plain http:// address beyond this machine unless
+// [WithInsecureHTTP] is given.
+package usageclient

@@ -1,0 +1,467 @@
+package usageclient
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"iter"
+	"net/http"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/amieusage/amieusage"
+)
+
+func TestSendMixedKinds(t *testing.T) {
+	s := &service{t: t, refuse: func(r amieusage.Record) string {
+		if r.Common().LocalRecordID == "st-3" {
+			return "unknown project"
+		}
+		return ""
+	}}
+	c := serve(t, s)
+	invalidRecord := compute(2)
+	invalidRecord.Username, invalidRecord.EndTime = "", time.Time{}
+	records := []amieusage.Record{compute(1), storage(1), invalidRecord, nil, storage(3), (*amieusage.ComputeRecord)(nil), compute(4)}
+	result, err := c.Send(context.Background(), records...)
+	if err != nil || states(result) != "aarrrra" || s.requests != 2 {
+		t.Fatalf("%d requests, %s, error %v", s.requests, states(result), err)
+	}
+	if result.String() != "3 accepted, 4 refused, 0 unsent" {
+		t.Errorf("result is %v", result)
+	}
+	for i, o := range result.Outcomes {
+		if o.Index != i || o.Record != records[i] || (o.Err == nil) != (o.State == Accepted) {
+			t.Errorf("outcome %d is %+v", i, o)
+		}
+	}
+	if e, ok := errors.AsType[*amieusage.ValidationError](result.Outcomes[2].Err); !ok || len(e.Fields) != 2 {
+		t.Errorf("the invalid record is refused for %v", result.Outcomes[2].Err)
+	}
+	if err := result.Outcomes[4].Err; err.Error() != "unknown project" {
+		t.Errorf("the unknown project is refused for %v", err)
+	}
+	if got := len(result.Accepted()) + 10*len(result.Refused()) + 100*len(result.Unsent()); got != 43 {
+		t.Errorf("lists are of other lengths: %d", got)
+	}
+}
+
+func TestSendNothing(t *testing.T) {
+	s := &service{t: t}
+	c := serve(t, s)
+	result, err := c.Send(context.Background())
+	if err != nil || len(result.Outcomes) != 0 || s.requests != 0 {
+		t.Errorf("%d requests, %v, error %v", s.requests, result, err)
+	}
+}
+
+func TestWithoutValidation(t *testing.T) {
+	s := &service{t: t}
+	c := serve(t, s, WithoutValidation())
+	r := compute(1)
+	r.Username = ""
+	result, err := c.Send(context.Background(), compute(0), r, compute(2))
+	if err != nil || states(result) != "ara" || s.requests != 1 || result.Outcomes[1].Err.Error() != "Username is required" {
+		t.Errorf("%d requests, %+v, error %v", s.requests, result, err)
+	}
+}
+
+func TestSendMessage(t *testing.T) {
+	s := &service{t: t}
+	c := serve(t, s)
+	m, err := amieusage.NewMessage(storage(1), storage(2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if result, err := c.SendMessage(context.Background(), m); err != nil || states(result) != "aa" {
+		t.Errorf("%v, error %v", result, err)
+	}
+	for _, bad := range []*amieusage.Message{nil, {UsageType: amieusage.Compute, Records: []amieusage.Record{compute(1), storage(1)}}} {
+		if _, err := c.SendMessage(context.Background(), bad); err == nil || s.requests != 1 {
+			t.Errorf("message %v gave error %v after %d requests", bad, err, s.requests)
+		}
+	}
+}
+
+func TestRequestsAreCapped(t *testing.T) {
+	for _, test := range []struct {
+		name     string
+		opts     []Option
+		maxBytes int
+		records  int
+	}{
+		{"default", nil, 786_432, 0},
+		{"bytes", []Option{WithMaxRequestBytes(5000)}, 5000, 0},
+		{"records", []Option{WithMaxRequestRecords(7)}, 786_432, 7},
+		{"compressed", []Option{WithMaxRequestBytes(5000), WithCompression()}, 5000, 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := &service{t: t}
+			c := serve(t, s, test.opts...)
+			records := computes(5000)
+			result, err := c.Send(context.Background(), records...)
+			if err != nil || len(result.Accepted()) != len(records) {
+				t.Fatalf("%v, error %v", result, err)
+			}
+			one := len(compute(4999).AppendJSON(nil)) + 1
+			for i, size := range s.sizes[:len(s.sizes)-1] {
+				full := size > test.maxBytes-one
+				if test.records > 0 {
+					full = s.records[i] == test.records
+				}
+				if size > test.maxBytes || !full {
+					t.Errorf("request %d of %d bytes and %d records", i, size, s.records[i])
+				}
+			}
+			if !sameRecords(records, s.accepted) {
+				t.Error("the service has other records, or in another order")
+			}
+		})
+	}
+}
+
+func sameRecords(a, b []amieusage.Record) bool {
+	return slices.EqualFunc(a, b, func(x, y amieusage.Record) bool {
+		return amieusage.ContentDigest(x) == amieusage.ContentDigest(y)
+	})
+}
+
+func TestTooLarge(t *testing.T) {
+	long := compute(500)
+	long.JobName = strings.Repeat("j", 4000)
+	withLong := computes(1000)
+	withLong[500] = long
+	foreign := func(text string) func(http.ResponseWriter) { return problem(400, text, "") }
+	for _, test := range []struct {
+		name     string
+		service  *service
+		opts     []Option
+		records  []amieusage.Record
+		refused  []int
+		unsent   bool
+		requests int // most
+		wasted   int // most requests larger than the service takes
+	}{
+		{name: "413", service: &service{maxBytes: 100_000}, records: computes(1000), requests: 10, wasted: 3},
+		{name: "413 for the number of records", service: &service{maxRecords: 100}, records: computes(1000), requests: 24, wasted: 4},
+		{name: "400 with a code", service: &service{maxBytes: 100_000, tooLarge: problem(400, "no", "too_large")},
+			records: computes(1000), requests: 10, wasted: 3},
+		{name: "413 in HTML", service: &service{maxBytes: 100_000, tooLarge: func(w http.ResponseWriter) { w.WriteHeader(413) }},
+			records: computes(1000), requests: 10, wasted: 3},
+		{name: "400 in words", service: &service{maxBytes: 100_000, tooLarge: foreign("Request body is too large.")},
+			records: computes(1000), requests: 10, wasted: 3},
+		{name: "400 in other words", service: &service{maxRecords: 100, tooLarge: foreign("The request exceeds 100 records")},
+			records: computes(1000), requests: 24, wasted: 4},
+		{name: "one record is too large for the service", service: &service{maxBytes: 3000}, records: withLong,
+			refused: []int{500}, requests: 400, wasted: 20},
+		{name: "one record is too large for a request", opts: []Option{WithMaxRequestBytes(3000)}, records: withLong,
+			refused: []int{500}, requests: 180},
+		{name: "all records are too large", service: &service{maxBytes: 10}, records: computes(4),
+			refused: []int{0, 1, 2, 3}, requests: 7, wasted: 7},
+		{name: "400 about something else", service: &service{maxBytes: 10, tooLarge: foreign("Charge of record 3 is too large")},
+			records: computes(1000), unsent: true, requests: 1, wasted: 1},
+		{name: "400 with another code", service: &service{maxBytes: 10, tooLarge: problem(400, "the request is too large", "invalid")},
+			records: computes(1000), unsent: true, requests: 1, wasted: 1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := cmp.Or(test.service, new(service))
+			s.t = t
+			c := serve(t, s, test.opts...)
+			result, err := c.Send(context.Background(), test.records...)
+			if (err != nil) != test.unsent || (len(result.Unsent()) > 0) != test.unsent {
+				t.Errorf("%v, error %v", result, err)
+			}
+			var refused []int
+			for _, o := range result.Refused() {
+				refused = append(refused, o.Index)
+				if e, ok := errors.AsType[*amieusage.Error](o.Err); !ok || e.Code != amieusage.CodeTooLarge {
+					t.Errorf("record %d is refused for %v", o.Index, o.Err)
+				}
+			}
+			if !slices.Equal(refused, test.refused) {
+				t.Errorf("refused are %v", refused)
+			}
+			wasted := 0
+			for i := range s.sizes {
+				if s.maxBytes > 0 && s.sizes[i] > s.maxBytes || s.maxRecords > 0 && s.records[i] > s.maxRecords {
+					wasted++
+				}
+			}
+			if s.requests > test.requests || wasted > test.wasted {
+				t.Errorf("%d requests, of which %d too large", s.requests, wasted)
+			}
+			var want []amieusage.Record
+			for _, o := range result.Accepted() {
+				want = append(want, o.Record)
+			}
+			if !sameRecords(want, s.accepted) {
+				t.Error("the service has other records, or in another order")
+			}
+		})
+	}
+}
+
+func TestLearntLimitIsKept(t *testing.T) {
+	s := &service{t: t, maxBytes: 100_000}
+	c := serve(t, s)
+	if _, err := c.Send(context.Background(), computes(20_000)...); err != nil {
+		t.Fatal(err)
+	}
+	wasted := 0
+	for _, size := range s.sizes {
+		if size > s.maxBytes {
+			wasted++
+		}
+	}
+	if wasted != 3 { // 768, 384, 192 KiB
+		t.Errorf("%d requests of %d were too large", wasted, s.requests)
+	}
+}
+
+func TestWordsAboutSizeAreDoubted(t *testing.T) {
+	// A service that finds fault with one record, in words that read as if the
+	// request were too large, must not have all requests sent one by one.
+	s := &service{t: t}
+	s.tooLarge = problem(400, "message has a job name that is too long", "")
+	s.before = func(n int, w http.ResponseWriter) bool {
+		if s.records[n-1] > 1 && n%3 == 0 {
+			s.tooLarge(w)
+			return true
+		}
+		return false
+	}
+	c := serve(t, s, WithMaxRequestRecords(100))
+	result, err := c.Send(context.Background(), computes(2000)...)
+	if s.requests > 30 || err == nil || len(result.Unsent()) != 600 || len(result.Accepted()) != 1400 {
+		t.Errorf("%d requests, %v, error %v", s.requests, result, err)
+	}
+}
+
+func TestSaysTooLarge(t *testing.T) {
+	for text, want := range map[string]bool{
+		"Request Entity Too Large":                      true,
+		"request body too large":                        true,
+		"The payload exceeds the maximum of 256 KB":     true,
+		"Too many records":                              true,
+		"too large a request":                           true,
+		"Content length is larger than 262144":          true,
+		"Charge is too large":                           false,
+		"Unknown resource in request":                   false,
+		"JobName too long":                              false,
+		"Request must name a project":                   false,
+		"the request was refused: no such limitless p.": false,
+	} {
+		if got := saysTooLarge.MatchString(text); got != want {
+			t.Errorf("%q: %t", text, got)
+		}
+	}
+}
+
+// streamOf yields the records, and counts those that were taken.
+func streamOf(records []amieusage.Record, taken *int, err error) iter.Seq2[amieusage.Record, error] {
+	return func(yield func(amieusage.Record, error) bool) {
+		for _, r := range records {
+			*taken++
+			if !yield(r, nil) {
+				return
+			}
+		}
+		if err != nil {
+			yield(nil, err)
+		}
+	}
+}
+
+func TestFailedRequests(t *testing.T) {
+	at := func(f func(http.ResponseWriter), requests ...int) func(int, http.ResponseWriter) bool {
+		return func(n int, w http.ResponseWriter) bool {
+			if slices.Contains(requests, n) {
+				f(w)
+				return true
+			}
+			return false
+		}
+	}
+	html := func(w http.ResponseWriter) { _, _ = w.Write([]byte("<html>log in</html>")) }
+	hangUp := func(http.ResponseWriter) { panic(http.ErrAbortHandler) }
+	for _, test := range []struct {
+		name     string
+		before   func(int, http.ResponseWriter) bool
+		want     string // states of 6 requests of 2 records each
+		requests int
+		status   int // of the error
+	}{
+		{"none", nil, "aaaaaaaaaaaa", 6, 0},
+		{"refused as a whole", at(problem(400, "no", ""), 2), "aauuaaaaaaaa", 6, 400},
+		{"the service trips", at(problem(500, "oops", ""), 2, 5), "aauuaaaauuaa", 6, 500},
+		{"three in a row", at(problem(422, "no", ""), 2, 3, 4), "aauuuuuuuuuu", 4, 422},
+		{"two and two in a row", at(problem(400, "no", ""), 1, 2, 4, 5), "uuuuaauuuuaa", 6, 400},
+		{"wrong key", at(problem(401, "no", ""), 3), "aaaauuuuuuuu", 3, 401},
+		{"no such call", at(problem(404, "no", ""), 1), "uuuuuuuuuuuu", 1, 404},
+		{"stopping", at(problem(503, "no", ""), 4, 5, 6, 7, 8, 9), "aaaaaauuuuuu", 9, 503},
+		{"stopping for a while", at(problem(503, "no", ""), 4, 5, 6, 7, 8), "aaaaaaaaaaaa", 11, 0},
+		{"answer lost once", at(hangUp, 2), "aaaaaaaaaaaa", 7, 0},
+		{"login page", at(html, 2), "aauuuuuuuuuu", 2, 200},
+		{"first error is the one returned", at(problem(400, "no", ""), 1, 3, 4, 5), "uuaauuuuuuuu", 5, 400},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			check := func(s *service, result *SendResult, err error) {
+				t.Helper()
+				if states(result) != test.want || s.requests != test.requests || (err == nil) != (test.status == 0) {
+					t.Fatalf("%s after %d requests, error %v", states(result), s.requests, err)
+				}
+				if e, ok := errors.AsType[*Error](err); ok && e.Status != test.status {
+					t.Errorf("error %v", err)
+				}
+				for i, o := range result.Outcomes {
+					if o.Index != i || (o.Err == nil) != (o.State == Accepted) {
+						t.Errorf("outcome %d is %+v", i, o)
+					}
+				}
+			}
+			records := computes(12)
+			s := &service{t: t, before: test.before}
+			result, err := serve(t, s, WithMaxRequestRecords(2)).Send(context.Background(), records...)
+			check(s, result, err)
+
+			// A stream does the same, but takes no more records than it needs.
+			s, result = &service{t: t, before: test.before}, new(SendResult)
+			taken := 0
+			err = serve(t, s, WithMaxRequestRecords(2)).SendStream(context.Background(), streamOf(records, &taken, nil),
+				func(part *SendResult) error {
+					result.Outcomes = append(result.Outcomes, part.Outcomes...)
+					return nil
+				})
+			if taken != len(result.Outcomes) {
+				t.Errorf("%d records were taken and %d reported", taken, len(result.Outcomes))
+			}
+			for i := taken; i < len(records); i++ {
+				result.Outcomes = append(result.Outcomes, Outcome{Index: i, Err: err})
+			}
+			check(s, result, err)
+		})
+	}
+}
+
+func TestStreamCallbacks(t *testing.T) {
+	errSource, errReport := errors.New("disk is gone"), errors.New("outbox is gone")
+	t.Run("the sequence fails", func(t *testing.T) {
+		s := &service{t: t}
+		reported, taken := 0, 0
+		err := serve(t, s, WithMaxRequestRecords(2)).SendStream(context.Background(), streamOf(computes(5), &taken, errSource),
+			func(part *SendResult) error {
+				reported += len(part.Accepted())
+				return nil
+			})
+		if !errors.Is(err, errSource) || !strings.Contains(err.Error(), "after 5 others") || reported != 5 || len(s.accepted) != 5 {
+			t.Errorf("%d reported, %d accepted, error %v", reported, len(s.accepted), err)
+		}
+	})
+	t.Run("report fails", func(t *testing.T) {
+		for failAt := 1; failAt <= 3; failAt++ {
+			s := &service{t: t, maxRecords: 3} // so that requests are split
+			calls, reported, taken := 0, 0, 0
+			err := serve(t, s, WithMaxRequestRecords(6)).SendStream(context.Background(), streamOf(computes(50), &taken, nil),
+				func(part *SendResult) error {
+					reported += len(part.Outcomes)
+					if calls++; calls == failAt {
+						return errReport
+					}
+					return nil
+				})
+			if err != errReport || calls != failAt || len(s.accepted) != reported {
+				t.Errorf("%d calls, %d reported, %d accepted, error %v", calls, reported, len(s.accepted), err)
+			}
+		}
+	})
+	t.Run("only invalid records", func(t *testing.T) {
+		s := &service{t: t}
+		calls, reported, taken := 0, 0, 0
+		err := serve(t, s, WithMaxRequestRecords(10)).SendStream(context.Background(), streamOf(make([]amieusage.Record, 95), &taken, nil),
+			func(part *SendResult) error {
+				calls++
+				reported += len(part.Refused())
+				return nil
+			})
+		if err != nil || calls != 10 || reported != 95 || s.requests != 0 {
+			t.Errorf("%d calls, %d reported, error %v", calls, reported, err)
+		}
+	})
+}
+
+func TestStreamHoldsOneRequestOfEachKind(t *testing.T) {
+	s := &service{t: t}
+	taken, reported := 0, 0
+	records := func(yield func(amieusage.Record, error) bool) {
+		for taken < 30_000 {
+			r := amieusage.Record(compute(taken))
+			if taken%3 == 0 {
+				r = storage(taken)
+			}
+			taken++
+			if !yield(r, nil) {
+				return
+			}
+		}
+	}
+	err := serve(t, s, WithMaxRequestBytes(100_000)).SendStream(context.Background(), records, func(part *SendResult) error {
+		if held := taken - reported; held > 2*100_000/270 {
+			t.Errorf("%d records were held", held)
+		}
+		reported += len(part.Outcomes)
+		s.accepted = nil
+		return nil
+	})
+	if err != nil || reported != 30_000 {
+		t.Errorf("%d reported, error %v", reported, err)
+	}
+}
+
+func TestEarlyAnswerLeavesTheBodyAlone(t *testing.T) {
+	// The service answers before it has read the body, so that the transport
+	// may still be reading it while the halves are made: the race detector
+	// looks on.
+	n := 0
+	c := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if n++; n < 4 {
+			w.WriteHeader(http.StatusRequestEntityTooLarge)
+			return
+		}
+		_, _ = w.Write([]byte(queued(1)))
+	}))
+	result, err := c.Send(context.Background(), computes(4000)...)
+	if len(result.Accepted()) == 0 || (err != nil && !errors.Is(err, ErrUnavailable)) {
+		t.Errorf("%v, error %v", result, err)
+	}
+}
+
+func TestNoGoroutineIsLeft(t *testing.T) {
+	before := runtime.NumGoroutine()
+	t.Run("", func(t *testing.T) {
+		s := &service{t: t, maxBytes: 20_000, before: func(n int, w http.ResponseWriter) bool {
+			if n%4 == 1 {
+				w.WriteHeader(503)
+			}
+			return n%4 == 1
+		}}
+		c := serve(t, s, WithTimeout(10*time.Second))
+		for range 5 {
+			if _, err := c.Send(context.Background(), computes(200)...); err != nil {
+				t.Error(err)
+			}
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		_, _ = c.Send(ctx, compute(1))
+	})
+	deadline := time.Now().Add(5 * time.Second)
+	for runtime.NumGoroutine() > before {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d goroutines before, %d after", before, runtime.NumGoroutine())
+		}
+		runtime.Gosched()
+	}
+}
