@@ -1,6 +1,7 @@
 package amieusage
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"math/big"
@@ -23,6 +24,7 @@ var exactly = cmp.Options{
 	cmp.Comparer(func(a, b time.Time) bool { return a.Equal(b) && FormatTime(a) == FormatTime(b) }),
 	cmp.FilterValues(func(a, b error) bool { return a != nil || b != nil },
 		cmp.Comparer(func(a, b error) bool { return fmt.Sprint(a) == fmt.Sprint(b) })),
+	cmp.Comparer(func(a, b []byte) bool { return bytes.Equal(a, b) }),
 	cmpopts.EquateEmpty(),
 }
 

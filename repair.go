@@ -10,31 +10,28 @@ func appendRaw(dst, raw []byte, t UsageType) []byte {
 	}
 	d := newReader(raw, loose...)
 	defer d.release()
-	if d.dec.PeekKind() != '{' {
+	needsAttributes := t == Compute
+	if d.dec.PeekKind() == '{' {
+		dst, _ = d.appendMembers(dst, func(dst []byte, name string) ([]byte, error) {
+			if reservedField(name) {
+				return dst, d.dec.SkipValue()
+			}
+			if name == "Attributes" && t == Compute {
+				needsAttributes = false
+				switch d.dec.PeekKind() {
+				case '{':
+				case 'n':
+					return append(dst, "{}"...), d.dec.SkipValue()
+				default:
+					return append(d.appendAsValue(append(dst, '{')), '}'), nil
+				}
+			}
+			return d.appendRepaired(dst, maxDepth)
+		})
+	} else {
 		dst = d.appendAsValue(dst)
-		if t == Compute {
-			dst = append(appendName(dst, "Attributes"), "{}"...)
-		}
-		return dst
 	}
-	needed := t == Compute
-	dst, _ = d.appendMembers(dst, func(dst []byte, name string) ([]byte, error) {
-		switch {
-		case reservedField(name):
-			return dst, d.dec.SkipValue()
-		case name != "Attributes" || t != Compute:
-			return d.appendRepaired(dst, maxDepth)
-		}
-		needed = false
-		switch d.dec.PeekKind() {
-		case '{':
-			return d.appendRepaired(dst, maxDepth)
-		case 'n':
-			return append(dst, "{}"...), d.dec.SkipValue()
-		}
-		return append(d.appendAsValue(append(dst, '{')), '}'), nil
-	})
-	if needed {
+	if needsAttributes {
 		dst = append(appendName(dst, "Attributes"), "{}"...)
 	}
 	return dst

@@ -32,7 +32,6 @@ YAML
 cat > site.yaml <<'YAML'
 site: PSC
 api_key_file: psc.key
-usage_url: http://127.0.0.1:18642/api/v1
 state: outbox.db
 slurm: {time_zone: America/New_York, lookback: 72h}
 resources:
@@ -46,14 +45,14 @@ run admin import registry.yaml --db ledger.db
 (umask 077; run admin key create --site PSC --db ledger.db | tail -n 1 > psc.key)
 
 say "The service: one program, one file."
-"$amieusage" serve --db ledger.db --listen 127.0.0.1:18642 2> serve.log &
+"$amieusage" serve --db ledger.db --listen 127.0.0.1:0 2> serve.log &
 server=$!
-for _ in $(seq 100); do
-  curl -fsS http://127.0.0.1:18642/healthz >/dev/null 2>&1 && break
+until url=$(grep -o 'url=[^ ]*' serve.log); do
   kill -0 "$server" 2>/dev/null || { cat serve.log; exit 1; }
   sleep 0.1
 done
-head -n 1 serve.log
+cat serve.log
+echo "usage_url: ${url#url=}" >> site.yaml
 
 say "The site's administrator reports a dump of sacct. Bob's project is not known to the service yet: exit status 1."
 run report --config site.yaml --from-file "$dump" || [ $? -eq 1 ]

@@ -101,12 +101,12 @@ func TestRequestsAreCapped(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			s := &service{t: t}
 			c := serve(t, s, test.opts...)
-			records := computes(5000)
+			records := computes(2600)
 			result, err := c.Send(context.Background(), records...)
 			if err != nil || len(result.Accepted()) != len(records) {
 				t.Fatalf("%v, error %v", result, err)
 			}
-			one := len(compute(4999).AppendJSON(nil)) + 1
+			one := len(compute(2599).AppendJSON(nil)) + 1
 			for i, size := range s.sizes[:len(s.sizes)-1] {
 				full := size > test.maxBytes-one
 				if test.records > 0 {
@@ -120,6 +120,35 @@ func TestRequestsAreCapped(t *testing.T) {
 				t.Error("the service has other records, or in another order")
 			}
 		})
+	}
+}
+
+func TestRequestSizeToTheByte(t *testing.T) {
+	records := computes(6)
+	m, err := amieusage.NewMessage(records[:3]...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	three, err := m.MarshalJSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, err := (&amieusage.Message{UsageType: amieusage.Compute, Records: records[:1]}).MarshalJSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		limit int
+		want  []int
+	}{{len(three), []int{3, 3}}, {len(three) - 1, []int{2, 2, 2}}, {len(one), []int{1, 1, 1, 1, 1, 1}}, {len(one) - 1, nil}} {
+		s := &service{t: t}
+		c := serve(t, s, WithMaxRequestBytes(test.limit))
+		if _, err := c.Send(context.Background(), records...); err != nil {
+			t.Error(err)
+		}
+		if !slices.Equal(s.records, test.want) {
+			t.Errorf("with %d bytes the requests have %v records, want %v", test.limit, s.records, test.want)
+		}
 	}
 }
 
@@ -146,7 +175,7 @@ func TestTooLarge(t *testing.T) {
 		wasted   int // most requests larger than the service takes
 	}{
 		{name: "413", service: &service{maxBytes: 100_000}, records: computes(1000), requests: 10, wasted: 3},
-		{name: "413 for the number of records", service: &service{maxRecords: 100}, records: computes(1000), requests: 24, wasted: 4},
+		{name: "413 for the number of records", service: &service{maxRecords: 100}, records: computes(1000), requests: 30, wasted: 4},
 		{name: "400 with a code", service: &service{maxBytes: 100_000, tooLarge: problem(400, "no", "too_large")},
 			records: computes(1000), requests: 10, wasted: 3},
 		{name: "413 in HTML", service: &service{maxBytes: 100_000, tooLarge: func(w http.ResponseWriter) { w.WriteHeader(413) }},
@@ -154,7 +183,7 @@ func TestTooLarge(t *testing.T) {
 		{name: "400 in words", service: &service{maxBytes: 100_000, tooLarge: foreign("Request body is too large.")},
 			records: computes(1000), requests: 10, wasted: 3},
 		{name: "400 in other words", service: &service{maxRecords: 100, tooLarge: foreign("The request exceeds 100 records")},
-			records: computes(1000), requests: 24, wasted: 4},
+			records: computes(1000), requests: 30, wasted: 4},
 		{name: "one record is too large for the service", service: &service{maxBytes: 3000}, records: withLong,
 			refused: []int{500}, requests: 400, wasted: 20},
 		{name: "one record is too large for a request", opts: []Option{WithMaxRequestBytes(3000)}, records: withLong,
@@ -207,7 +236,7 @@ func TestTooLarge(t *testing.T) {
 func TestLearntLimitIsKept(t *testing.T) {
 	s := &service{t: t, maxBytes: 100_000}
 	c := serve(t, s)
-	if _, err := c.Send(context.Background(), computes(20_000)...); err != nil {
+	if _, err := c.Send(context.Background(), computes(8000)...); err != nil {
 		t.Fatal(err)
 	}
 	wasted := 0

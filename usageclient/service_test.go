@@ -7,17 +7,21 @@ import (
 	"net/http"
 	"strings"
 	"sync"
-	"testing"
 
 	"github.com/klauspost/compress/gzip"
 
 	"github.com/amieusage/amieusage"
 )
 
+// A complainer is told what is wrong with a request.
+type complainer interface {
+	Errorf(format string, args ...any)
+}
+
 // A service takes messages as the Usage API does, and keeps what it accepted.
 // Its fields say in what it differs.
 type service struct {
-	t          testing.TB
+	t          complainer
 	maxBytes   int // 0: no limit
 	maxRecords int
 	tooLarge   func(w http.ResponseWriter) // how it says so; nil: 413 as the API does
@@ -27,6 +31,8 @@ type service struct {
 	echo func(f amieusage.FailedRecord) string
 	// before may answer in place of the service.
 	before func(n int, w http.ResponseWriter) bool
+	// loses reports whether the answer gets lost.
+	loses func(n int) bool
 
 	mu       sync.Mutex
 	requests int
@@ -43,7 +49,7 @@ func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get("Content-Encoding") == "gzip" {
 		unzipped, err := gzip.NewReader(r.Body)
 		if err != nil {
-			s.t.Error(err)
+			s.t.Errorf("%v", err)
 			return
 		}
 		reader = unzipped
@@ -88,9 +94,12 @@ func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			failed = append(failed, json.RawMessage(text))
 		}
 	}
+	if s.loses != nil && s.loses(s.requests) {
+		panic(http.ErrAbortHandler)
+	}
 	list, err := json.Marshal(failed)
 	if err != nil {
-		s.t.Error(err)
+		s.t.Errorf("%v", err)
 	}
 	fmt.Fprintf(w, `{"Message": %q, "FailedRecords": %s}`, amieusage.QueuedMessage(len(items)-len(failed)), list)
 }

@@ -177,7 +177,7 @@ hash is kept: it can never be shown again.`,
 			}
 			rows = append(rows, []string{k.Site, strconv.FormatInt(k.ID, 10), k.CreatedAt.UTC().Format(time.RFC3339), state, k.Label})
 		}
-		return p.print(output, keys, []string{"SITE", "KEY", "CREATED", "STATE", "LABEL"}, rows)
+		return p.print(output, append([]ledger.Key{}, keys...), []string{"SITE", "KEY", "CREATED", "STATE", "LABEL"}, rows)
 	})
 	list.Flags().StringVar(&listSite, "site", "", "only this site's keys")
 	output.add(list)

@@ -50,7 +50,7 @@ func (p *program) failedListCommand() *cobra.Command {
 					rows = append(rows, []string{strconv.FormatInt(f.FailedRecordID, 10), string(f.UsageType), c.LocalRecordID,
 						c.Resource, c.LocalProjectID, c.Username, c.Charge.String(), f.Error})
 				}
-				return q.print(q.output, []amieusage.FailedRecord(failed),
+				return q.print(q.output, append([]amieusage.FailedRecord{}, failed...),
 					[]string{"ID", "TYPE", "RECORD", "RESOURCE", "PROJECT", "USER", "CHARGE", "REASON"}, rows)
 			})
 		},

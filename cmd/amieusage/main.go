@@ -42,6 +42,8 @@ type program struct {
 	stdout io.Writer
 	stderr io.Writer
 	clock  func() time.Time
+	// running is true once a command's flags and arguments were found right.
+	running bool
 }
 
 func (p *program) run(ctx context.Context, args []string) int {
@@ -50,9 +52,13 @@ func (p *program) run(ctx context.Context, args []string) int {
 	root.SetIn(p.stdin)
 	root.SetOut(p.stdout)
 	root.SetErr(p.stderr)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return exitOK
+	}
+	if !p.running {
+		fmt.Fprintf(p.stderr, "amieusage: %v (see: %s --help)\n", err, cmd.CommandPath())
+		return exitUsage
 	}
 	if !errors.Is(err, errTold) {
 		fmt.Fprintf(p.stderr, "amieusage: %v\n", err)
@@ -118,9 +124,6 @@ configuration, 3 the service was not reached (all is kept for the next run).`,
 		Args:          cobra.NoArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usageError("%w (see: %s --help)", err, cmd.CommandPath())
-	})
 	root.AddGroup(
 		&cobra.Group{ID: "site", Title: "For a site:"},
 		&cobra.Group{ID: "api", Title: "The rest of the Usage API:"},
@@ -132,21 +135,20 @@ configuration, 3 the service was not reached (all is kept for the next run).`,
 		p.serveCommand(), p.adminCommand(),
 		p.versionCommand(), p.manCommand(),
 	)
-	refuseBadArguments(root)
+	p.noteRunning(root)
 	return root
 }
 
-// refuseBadArguments makes wrong arguments of every command bad usage.
-func refuseBadArguments(cmd *cobra.Command) {
-	if check := cmd.Args; check != nil {
-		cmd.Args = func(cmd *cobra.Command, args []string) error {
-			if err := check(cmd, args); err != nil {
-				return usageError("%w (see: %s --help)", err, cmd.CommandPath())
-			}
-			return nil
+// noteRunning notes when a command begins its own work: an error before that
+// is one of its flags or arguments.
+func (p *program) noteRunning(cmd *cobra.Command) {
+	if work := cmd.RunE; work != nil {
+		cmd.RunE = func(cmd *cobra.Command, args []string) error {
+			p.running = true
+			return work(cmd, args)
 		}
 	}
 	for _, sub := range cmd.Commands() {
-		refuseBadArguments(sub)
+		p.noteRunning(sub)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"iter"
 	"os"
+	"strconv"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -86,7 +87,11 @@ func readDocument(name string, r io.Reader, yield func(outbox.Item, error) bool)
 			yield(outbox.Item{}, fmt.Errorf("%s: is not JSON at byte %d: %w", name, dec.InputOffset(), err))
 			return
 		}
-		if !yieldValue(batch.Place{File: name, Record: n}, value.Clone(), yield) {
+		place := batch.Place{File: name}
+		if n > 1 {
+			place.File += ": value " + strconv.Itoa(n)
+		}
+		if !yieldValue(place, value.Clone(), yield) {
 			return
 		}
 	}
@@ -103,8 +108,8 @@ func yieldValue(place batch.Place, value []byte, yield func(outbox.Item, error) 
 		return yield(outbox.Item{}, &batch.RowError{Place: place, Problem: "is not a usage message", Err: err})
 	}
 	for i, raw := range items {
-		place := batch.Place{File: place.File, Line: place.Line, Record: i + 1}
-		if !yield(checkedRecord(place, usageType, raw)) {
+		in := batch.Place{File: place.String() + ": record " + strconv.Itoa(i+1)}
+		if !yield(checkedRecord(in, usageType, raw)) {
 			return false
 		}
 	}
@@ -126,7 +131,7 @@ func checkedRecord(place batch.Place, t amieusage.UsageType, raw []byte) (outbox
 	record, err := amieusage.CheckRecord(t, raw)
 	if err != nil {
 		return outbox.Item{}, &batch.RowError{
-			Place: place, JobID: record.Common().LocalRecordID, Problem: "the " + string(t) + " record is not valid", Err: err,
+			Place: place, Problem: "the " + string(t) + " record " + record.Common().LocalRecordID + " is not valid", Err: err,
 		}
 	}
 	return outbox.Item{Record: record, Place: place.String()}, nil

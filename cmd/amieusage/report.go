@@ -171,7 +171,7 @@ func (s *siteCommand) collect(ctx context.Context, f *collectFlags) error {
 		}
 		reader := slurm.NewReader(in, name, options)
 		err = s.agent.Collect(ctx, reader, nil, f.preview)
-		s.agent.Summary.Skip("job step", reader.Stats().Steps)
+		s.countRows(reader.Stats())
 		if closeErr := in.Close(); err == nil {
 			err = closeErr
 		}
@@ -202,8 +202,15 @@ func (s *siteCommand) collectSacct(ctx context.Context, f *collectFlags) error {
 	}
 	source := &slurm.Sacct{Path: s.config.sacct, From: from, To: now, Logger: s.agent.Log}
 	err = s.agent.Collect(ctx, source, &outbox.Cursor{Source: sacctSource, At: now}, f.preview)
-	s.agent.Summary.Skip("job step", source.Stats().Steps)
+	s.countRows(source.Stats())
 	return err
+}
+
+// countRows counts the rows that were no jobs, so that what was read is what
+// was skipped, bad, new, changed and unchanged.
+func (s *siteCommand) countRows(rows slurm.Stats) {
+	s.agent.Summary.Read += rows.Steps + rows.Bad
+	s.agent.Summary.Skip("job step", rows.Steps)
 }
 
 func (p *program) convertCommand() *cobra.Command {

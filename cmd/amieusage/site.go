@@ -110,6 +110,12 @@ func (s *siteCommand) finish(ctx context.Context, runErr error) error {
 	if err != nil {
 		return errors.Join(runErr, err)
 	}
+	if sum.Skipped == nil {
+		sum.Skipped = map[string]int64{}
+	}
+	if sum.Charge == nil {
+		sum.Charge = map[string]agent.Charge{}
+	}
 	sum.Outbox = map[outbox.State]int64{}
 	for _, state := range outbox.States {
 		sum.Outbox[state] = 0

@@ -24,6 +24,10 @@ type Queue interface {
 	// CodeInvalid for all.
 	Enqueue(ctx context.Context, items []Item, cursor *Cursor) ([]Outcome, error)
 
+	// Preview returns what Enqueue would return for the items, and changes
+	// nothing; the IDs of new entries are not kept.
+	Preview(ctx context.Context, items []Item) ([]Outcome, error)
+
 	// Cursor returns the source's cursor; its time is zero where there is
 	// none yet.
 	Cursor(ctx context.Context, source string) (Cursor, error)

@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	"zombiezen.com/go/sqlite"
@@ -28,6 +29,28 @@ func (q *Outbox) Enqueue(ctx context.Context, items []outbox.Item, cursor *outbo
 		return 0, run(stmt)
 	})
 	if err != nil {
+		return nil, err
+	}
+	return outcomes, nil
+}
+
+// errPreview takes back the transaction of a preview.
+var errPreview = errors.New("preview")
+
+// Preview returns what Enqueue would return, by doing it and taking it back.
+func (q *Outbox) Preview(ctx context.Context, items []outbox.Item) ([]outbox.Outcome, error) {
+	entries, err := outbox.NewEntries(items, q.clock())
+	if err != nil {
+		return nil, err
+	}
+	var outcomes []outbox.Outcome
+	_, err = q.change(ctx, func(tx *queueTransaction) (int, error) {
+		if outcomes, err = tx.enqueueAll(entries); err == nil {
+			err = errPreview
+		}
+		return 0, err
+	})
+	if !errors.Is(err, errPreview) {
 		return nil, err
 	}
 	return outcomes, nil

@@ -13,8 +13,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -34,11 +36,12 @@ var migrations embed.FS
 type fileKind struct {
 	name          string // as errors call it, and the folder of its migrations
 	applicationID int64
+	cacheKiB      int // page cache of a connection; it takes about five times that of memory
 }
 
 var (
-	ledgerFile = fileKind{"ledger", 0x414d4c31} // "AML1"
-	outboxFile = fileKind{"outbox", 0x414d4f31} // "AMO1"
+	ledgerFile = fileKind{"ledger", 0x414d4c31, 65536} // "AML1"
+	outboxFile = fileKind{"outbox", 0x414d4f31, 8192}  // "AMO1"
 )
 
 // quickCheckBytes is the size up to which a file is checked as a whole when it
@@ -72,14 +75,14 @@ func open(ctx context.Context, path string, kind fileKind) (*database, error) {
 	if err != nil {
 		return nil, openError(path, kind, err)
 	}
-	if err := prepare(conn); err != nil {
+	if err := kind.prepare(conn); err != nil {
 		conn.Close()
 		return nil, openError(path, kind, err)
 	}
 	pool, err := sqlitex.NewPool(path, sqlitex.PoolOptions{
 		Flags:       sqlite.OpenReadWrite,
 		PoolSize:    readers,
-		PrepareConn: prepare,
+		PrepareConn: kind.prepare,
 	})
 	if err != nil {
 		conn.Close()
@@ -90,7 +93,7 @@ func open(ctx context.Context, path string, kind fileKind) (*database, error) {
 	return db, nil
 }
 
-func prepare(conn *sqlite.Conn) error {
+func (kind fileKind) prepare(conn *sqlite.Conn) error {
 	conn.SetBusyTimeout(busyTimeout)
 	// One by one: a script runs inside a transaction, where the journal's mode
 	// cannot change.
@@ -99,7 +102,7 @@ func prepare(conn *sqlite.Conn) error {
 		"synchronous = FULL",
 		"foreign_keys = ON",
 		"wal_autocheckpoint = 20000",
-		"cache_size = -65536",
+		"cache_size = -" + strconv.Itoa(kind.cacheKiB),
 		"temp_store = MEMORY",
 	} {
 		if err := sqlitex.ExecuteTransient(conn, "PRAGMA "+pragma, nil); err != nil {
@@ -254,7 +257,8 @@ func migrate(ctx context.Context, path string, kind fileKind) error {
 	if err := createPrivate(path); err != nil {
 		return openError(path, kind, err)
 	}
-	db, err := sql.Open("sqlite", "file:"+path+"?_pragma=busy_timeout(10000)")
+	uri := "file:" + (&url.URL{Path: path}).EscapedPath() + "?_pragma=busy_timeout(10000)"
+	db, err := sql.Open("sqlite", uri)
 	if err != nil {
 		return openError(path, kind, err)
 	}

@@ -1,0 +1,306 @@
+package amieusage
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// bombs are inputs that cost a careless reader time, memory or its stack.
+var bombs = map[string]string{
+	"exponent":          computeJSON("Charge", "1e999999999"),
+	"small exponent":    computeJSON("Charge", `"1e-999999999"`),
+	"exponent of count": computeJSON("Attributes", `{"NodeCount":1e999999999}`),
+	"digits":            computeJSON("Charge", strings.Repeat("9", 1<<20)),
+	"digits of count":   computeJSON("Attributes", `{"NodeCount":`+strings.Repeat("9", 1<<20)+`}`),
+	"fraction of time":  computeJSON("SubmitTime", `"2026-10-01T00:00:00.`+strings.Repeat("0", 1<<20)+`"`),
+	"depth":             computeJSON("x", strings.Repeat("[", 1<<20)+strings.Repeat("]", 1<<20)),
+	"depth of objects":  computeJSON("x", strings.Repeat(`{"a":`, 9000)+"1"+strings.Repeat("}", 9000)),
+	"open brackets":     strings.Repeat("[", 1<<20),
+	"same names":        "{" + strings.Repeat(`"a":1,`, 1<<17) + `"a":1}`,
+	"nested same names": computeJSON("x", strings.Repeat(`{"b":1,"a":`, 90)+"1"+strings.Repeat(`,"a":2}`, 90)),
+	"other names":       manyNames(100_000),
+	"spaces":            strings.Repeat(" ", 1<<20) + "{}",
+	"escapes":           computeJSON("Username", `"`+strings.Repeat(`\u0041`, 1<<17)+`"`),
+	"parents":           computeJSON("ParentRecordID", "["+strings.Repeat("null,", 1<<17)+"null]"),
+}
+
+func manyNames(n int) string {
+	var b strings.Builder
+	b.WriteString("{")
+	for i := range n {
+		fmt.Fprintf(&b, `"n%d":1,`, i)
+	}
+	b.WriteString(`"end":1}`)
+	return b.String()
+}
+
+// Nothing that a client sends in one request keeps the service busy for long.
+func TestBombs(t *testing.T) {
+	for name, bomb := range bombs {
+		t.Run(name, func(t *testing.T) {
+			start := time.Now()
+			r, err := CheckRecord(Compute, []byte(bomb))
+			mustBeStrict(t, FailedRecord{UsageType: Compute, Error: fmt.Sprint(err), Record: r, Problem: err, Raw: []byte(bomb)}.AppendJSON(nil))
+			mustBeStrict(t, r.AppendJSON(nil))
+			if _, _, err := DecodeMessage([]byte(`{"UsageType":"Compute","Records":[` + bomb + `]}`)); err == nil && name == "open brackets" {
+				t.Error("open brackets are a message")
+			}
+			var failed FailedRecord
+			if err := failed.UnmarshalJSON([]byte(bomb)); err != nil {
+				t.Error(err)
+			}
+			mustMarshal(t, failed)
+			if took := time.Since(start); took > 5*time.Second {
+				t.Errorf("took %s", took)
+			}
+		})
+	}
+}
+
+func seeds(f *testing.F) [][]byte {
+	all := [][]byte{nil, []byte("null"), []byte("{}"), []byte("[]"), []byte(`"x"`), []byte("\xff"), []byte("{")}
+	data, err := os.ReadFile("testdata/wire/amieclient-0.6.1-requests.json")
+	if err != nil {
+		f.Fatal(err)
+	}
+	var requests []struct {
+		Body struct{ Records []json.RawMessage }
+	}
+	if err := json.Unmarshal(data, &requests); err != nil {
+		f.Fatal(err)
+	}
+	for _, request := range requests {
+		for _, raw := range request.Body.Records {
+			all = append(all, raw)
+		}
+	}
+	for _, field := range [][2]string{
+		{"x", `{"a":[1,2.50,"\u00e9"]}`}, {"x", `{"y":1,"y":2}`}, {"UsageType", `"compute"`}, {"FailedRecordID", `"17"`},
+		{"Error", `{"a":1}`}, {"Charge", "1e-7"}, {"Charge", `"+.5"`}, {"Charge", "-0"}, {"SubmitTime", `"2026-10-01 00:00:00,5+0530"`},
+		{"Attributes", `{"NodeCount":"4.0","Error":1}`}, {"Attributes", "7"}, {"Username", `"\ud800"`}, {"Username", "\"\xff\""},
+		{"ParentRecordID", `["4712",null]`}, {"LocalRecordID", "4711.0"}, {"x", strings.Repeat("[", 101) + strings.Repeat("]", 101)},
+	} {
+		all = append(all, []byte(computeJSON(field[0], field[1])))
+	}
+	return all
+}
+
+func FuzzCheckRecord(f *testing.F) {
+	for _, kind := range []UsageType{Compute, Storage, Adjustment} {
+		for _, data := range seeds(f) {
+			f.Add(string(kind), data)
+		}
+	}
+	f.Fuzz(func(t *testing.T, kind string, data []byte) { checkRecordHolds(t, UsageType(kind), data) })
+}
+
+// checkRecordHolds asserts what holds for whatever is sent as a record.
+func checkRecordHolds(t *testing.T, kind UsageType, data []byte) {
+	before := bytes.Clone(data)
+	r, err := CheckRecord(kind, data)
+	if !bytes.Equal(before, data) {
+		t.Fatal("the data were changed")
+	}
+	if r == nil {
+		if _, err := ParseUsageType(string(kind)); err == nil {
+			t.Fatalf("no record of kind %q", kind)
+		}
+		return
+	}
+	mustKeepItsMeaning(t, FailedRecord{UsageType: kind, Error: fmt.Sprint(err), Record: r, Problem: err, Raw: data})
+	mustKeepItsMeaning(t, FailedRecord{UsageType: kind, Error: fmt.Sprint(err), Record: r})
+	encoded := r.AppendJSON(nil)
+	mustBeStrict(t, encoded)
+	if strings.ContainsAny(r.String(), "\n\r") {
+		t.Fatalf("not one line: %q", r)
+	}
+	if err != nil {
+		if len(problemFields(t, err)) == 0 {
+			t.Fatal("an error without a problem")
+		}
+		return
+	}
+	again, err := CheckRecord(kind, encoded)
+	if err != nil {
+		t.Fatalf("%s became %s: %v", data, encoded, err)
+	}
+	if diff := cmp.Diff(r, again, exactly); diff != "" {
+		t.Fatalf("%s became %s:\n%s", data, encoded, diff)
+	}
+	if !bytes.Equal(encoded, again.AppendJSON(nil)) || ContentDigest(r) != ContentDigest(again) || r.Identity() != again.Identity() {
+		t.Fatalf("%s is not stable", encoded)
+	}
+	if err := r.Validate(); err != nil {
+		t.Fatalf("valid when it was read: %v", err)
+	}
+	if n, err := r.Common().Charge.Millionths(); err != nil || n < 0 {
+		t.Fatalf("charge %s: %d, %v", r.Common().Charge, n, err)
+	}
+}
+
+func FuzzDecodeMessage(f *testing.F) {
+	for _, data := range seeds(f) {
+		f.Add([]byte(`{"UsageType":"Compute","Records":[` + string(data) + `]}`))
+		f.Add([]byte(`{"Records":[` + string(data) + `,{}],"UsageType":"storage"}`))
+	}
+	f.Add([]byte(`{"UsageType":"Adjustment","x":{"Records":1},"Records":[ ]} `))
+	f.Fuzz(decodeMessageHolds)
+}
+
+func decodeMessageHolds(t *testing.T, data []byte) {
+	kind, records, err := DecodeMessage(data)
+	if err != nil {
+		if kind != "" || records != nil || !utf8.ValidString(err.Error()) {
+			t.Fatalf("%q, %d records, %v", kind, len(records), err)
+		}
+		return
+	}
+	again := AppendMessageStart(nil, kind)
+	for i, raw := range records {
+		if i > 0 {
+			again = append(again, ',')
+		}
+		again = append(again, raw...)
+		checkRecordHolds(t, kind, raw)
+	}
+	sameKind, same, err := DecodeMessage(append(again, MessageEnd...))
+	if err != nil || sameKind != kind {
+		t.Fatalf("%s: %q, %v", again, sameKind, err)
+	}
+	mustEqual(t, "records", records, same)
+
+	var m Message
+	if m.UnmarshalJSON(data) != nil {
+		return
+	}
+	var other Message
+	if err := other.UnmarshalJSON(mustMarshal(t, m)); err != nil {
+		t.Fatal(err)
+	}
+	mustEqual(t, "message", m, other)
+}
+
+func FuzzFailedRecord(f *testing.F) {
+	for _, data := range seeds(f) {
+		f.Add(data)
+		f.Add(bytes.Replace(data, []byte("}"), []byte(`,"UsageType":"Storage","Error":"e","FailedRecordID":7}`), 1))
+	}
+	f.Fuzz(failedRecordHolds)
+}
+
+func failedRecordHolds(t *testing.T, data []byte) {
+	var failed FailedRecord
+	if err := failed.UnmarshalJSON(data); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(failed.Raw, data) {
+		t.Fatal("it is not kept as it came")
+	}
+	mustKeepItsMeaning(t, failed)
+}
+
+func FuzzParseTime(f *testing.F) {
+	for _, s := range []string{"", "2026-10-01", "2026-10-01T23:59:00Z", "2026-10-01 23:59:00.123456-04:00", "2026-10-01t23:59,5+0530",
+		"2026-12-31T23:59:60Z", "2026-10-01T24:00:00", "0000-02-29T00:00:00+23:59", "9999-12-31T23:59:59.9999999999-23:59"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		got, err := ParseTime(s)
+		if standard, bad := time.Parse(time.RFC3339, s); bad == nil && len(s) >= len("2006-01-02T15:04:05Z") && s[13] == ':' {
+			if err != nil {
+				t.Fatalf("%q is RFC 3339: %v", s, err)
+			}
+			mustEqual(t, "as the standard library reads it", standard, got)
+		}
+		if err != nil {
+			if !got.IsZero() || !utf8.ValidString(err.Error()) {
+				t.Fatalf("%v, %q", got, err)
+			}
+			return
+		}
+		again, err := ParseTime(FormatTime(got))
+		if err != nil {
+			t.Fatalf("%q was written as %q: %v", s, FormatTime(got), err)
+		}
+		mustEqual(t, "time", got, again)
+	})
+}
+
+func FuzzParseCharge(f *testing.F) {
+	for _, s := range []string{"", "0", "-0", "+5", ".5", "5.", "1e3", "16.25", "1.9e-05", "0.0019444444444444444", "1e1000", "1e-1000",
+		"1e999999999", "NaN", "9000000000000.0000005", "0e500", strings.Repeat("9", 1025)} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		c, err := ParseCharge(s)
+		if err != nil {
+			if !c.IsZero() || !utf8.ValidString(err.Error()) {
+				t.Fatalf("%q, %q", c, err)
+			}
+			return
+		}
+		if c.String() != s {
+			t.Fatalf("%q became %q", s, c)
+		}
+		var again Charge
+		if err := again.UnmarshalJSON(mustMarshal(t, c)); err != nil || again != c {
+			t.Fatalf("%q became %q, %v", c, again, err)
+		}
+		exact := rational(t, s)
+		canonical := mustCanonical(t, c)
+		if rational(t, canonical).Cmp(exact) != 0 || c.Decimal().Sign() != exact.Sign() {
+			t.Fatalf("%q is not %q", canonical, s)
+		}
+		n, err := c.Millionths()
+		if err != nil {
+			return
+		}
+		back := ChargeOfMillionths(n)
+		if again, err := back.Millionths(); again != n || err != nil {
+			t.Fatalf("%d millionths became %d, %v", n, again, err)
+		}
+		off := exact.Sub(exact, rational(t, back.String()))
+		if off.Abs(off).Cmp(rational(t, "0.0000005")) > 0 {
+			t.Fatalf("%d millionths are not %q", n, s)
+		}
+	})
+}
+
+func mustCanonical(t *testing.T, c Charge) string {
+	text := c.canonical()
+	if _, err := ParseCharge(text); err != nil && len(text) <= maxChargeText {
+		t.Fatalf("canonical %q: %v", text, err)
+	}
+	return text
+}
+
+func FuzzParseCount(f *testing.F) {
+	for _, s := range []string{"", "0", "-0", "4", "4.0", "1e3", "1e-1", "40e-1", "9223372036854775807", "9223372036854775808", "1e999999999", "0e99"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		c, err := ParseCount(s)
+		n, set := c.Get()
+		if err != nil {
+			if set || !utf8.ValidString(err.Error()) {
+				t.Fatalf("%v, %q", c, err)
+			}
+			return
+		}
+		if !set || len(s) < 1000 && !rational(t, s).IsInt() || len(s) < 1000 && !rational(t, s).Num().IsInt64() || len(s) < 1000 && rational(t, s).Num().Int64() != n {
+			t.Fatalf("%q became %d", s, n)
+		}
+		var again Count
+		if err := again.UnmarshalJSON(mustMarshal(t, c)); err != nil || again != c {
+			t.Fatalf("%v became %v, %v", c, again, err)
+		}
+	})
+}

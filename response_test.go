@@ -1,0 +1,42 @@
+package amieusage
+
+import (
+	"encoding/json"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+func TestSendResponsesRoundTrip(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		want := SendResponse{
+			Message:       texts().Draw(t, "message"),
+			FailedRecords: rapid.SliceOfN(failedRecords(), 0, 2).Draw(t, "failed"),
+		}
+		data := mustMarshal(t, want)
+		got := mustDecode[SendResponse](t, data)
+		mustEqual(t, "response", &want, got, apartFromRaw)
+		mustEqual(t, "bytes", string(data), string(mustMarshal(t, got)))
+
+		list := FailedRecords(want.FailedRecords)
+		mustEqual(t, "failed records", &list, mustDecode[FailedRecords](t, mustMarshal(t, list)), apartFromRaw)
+	})
+}
+
+func TestSendResponseLine(t *testing.T) {
+	r := SendResponse{Message: QueuedMessage(3), FailedRecords: make([]FailedRecord, 2)}
+	mustEqual(t, "line", "3 records have been queued for loading. 2 records were refused.", r.String())
+}
+
+func TestResponsesThatAreNone(t *testing.T) {
+	for _, body := range []string{`[]`, `"x"`, `{"FailedRecords":{}}`, `{"ValidationFailedRecords":"x"}`, `{"Message":1}`} {
+		if err := json.Unmarshal([]byte(body), new(SendResponse)); err == nil {
+			t.Errorf("SendResponse took %s", body)
+		}
+	}
+	for _, body := range []string{`[]`, `{"FailedRecords":7}`} {
+		if err := json.Unmarshal([]byte(body), new(FailedRecords)); err == nil {
+			t.Errorf("FailedRecords took %s", body)
+		}
+	}
+}
