@@ -112,11 +112,12 @@ func (f *FailedRecord) readHead() (usageType string, err error) {
 	if err == nil {
 		err = d.atEnd()
 	}
+	if t, unknown := ParseUsageType(usageType); unknown == nil {
+		guess = t
+	}
+	f.UsageType = guess
 	if err != nil {
 		return usageType, malformed(err)
-	}
-	if f.UsageType, err = ParseUsageType(usageType); err != nil {
-		f.UsageType = guess
 	}
 	return usageType, nil
 }

@@ -138,8 +138,8 @@ func TestUnreadableRecordsAreGivenBack(t *testing.T) {
 			t.Errorf("%.80q:\n got %.300s\nwant %.300s", c.raw, got, want)
 		}
 	}
-	f := FailedRecord{UsageType: Storage, Error: "bad", Raw: json.RawMessage(`{"Attributes":7}`)}
-	mustEqual(t, "of another kind", `{"Attributes":7,"UsageType":"Storage","Error":"bad"}`, string(mustMarshal(t, f)))
+	f := FailedRecord{UsageType: "adjustment", Error: "bad", Raw: json.RawMessage(`{"Attributes":7}`)}
+	mustEqual(t, "of a kind without attributes", `{"Attributes":7,"UsageType":"adjustment","Error":"bad"}`, string(mustMarshal(t, f)))
 }
 
 // Whatever came, and however it is answered, the answer is JSON that a strict

@@ -214,17 +214,14 @@ func FuzzParseTime(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, s string) {
 		got, err := ParseTime(s)
-		if standard, bad := time.Parse(time.RFC3339, s); bad == nil && len(s) >= len("2006-01-02T15:04:05Z") && s[13] == ':' {
-			if err != nil {
-				t.Fatalf("%q is RFC 3339: %v", s, err)
-			}
-			mustEqual(t, "as the standard library reads it", standard, got)
-		}
 		if err != nil {
 			if !got.IsZero() || !utf8.ValidString(err.Error()) {
 				t.Fatalf("%v, %q", got, err)
 			}
 			return
+		}
+		if standard, err := time.Parse(time.RFC3339, s); err == nil {
+			mustEqual(t, "as the standard library reads it", standard, got)
 		}
 		again, err := ParseTime(FormatTime(got))
 		if err != nil {

@@ -1,22 +1,25 @@
 package amieusage
 
+import "strings"
+
 // appendRaw writes the members of a record that cannot be read as it came, but
 // such that every reader can read them: see appendRepaired. What is no object
-// is given back as the member Value, and Attributes are an object where the
-// reference client relies on it.
+// is given back as the member Value, and Attributes are always an object, which
+// the reference client relies on.
 func appendRaw(dst, raw []byte, t UsageType) []byte {
 	if len(raw) == 0 {
 		raw = []byte("{}")
 	}
 	d := newReader(raw, loose...)
 	defer d.release()
-	needsAttributes := t == Compute
+	hasAttributes := !strings.EqualFold(string(t), string(Adjustment))
+	needsAttributes := hasAttributes
 	if d.dec.PeekKind() == '{' {
 		dst, _ = d.appendMembers(dst, func(dst []byte, name string) ([]byte, error) {
 			if reservedField(name) {
 				return dst, d.dec.SkipValue()
 			}
-			if name == "Attributes" && t == Compute {
+			if name == "Attributes" && hasAttributes {
 				needsAttributes = false
 				switch d.dec.PeekKind() {
 				case '{':

@@ -69,6 +69,8 @@ func TestErrorAnswers(t *testing.T) {
 			code: amieusage.CodeBadGateway, message: "not that of a Usage API", hint: "base URL", requests: 1, unavailable: true},
 		{name: "cut JSON", status: 200, body: `{"FailedRecords": [{"Username": "al`,
 			code: amieusage.CodeBadGateway, message: "not that of a Usage API", hint: "base URL", requests: 1, unavailable: true},
+		{name: "list of another type", status: 200, body: `{"FailedRecords": 7}`,
+			code: amieusage.CodeBadGateway, message: "not that of a Usage API", hint: "base URL", requests: 1, unavailable: true},
 		{name: "no content", status: 204,
 			code: amieusage.CodeBadGateway, message: "not that of a Usage API", hint: "base URL", requests: 1, unavailable: true},
 	} {
@@ -107,6 +109,14 @@ func TestErrorText(t *testing.T) {
 	want := "GET " + c.base + "/usage/status: the service is stopping (try again) [status 503, request 8f3a, 2 attempts]"
 	if err == nil || err.Error() != want {
 		t.Errorf("error %v\nwant  %s", err, want)
+	}
+}
+
+func TestCompressionRefused(t *testing.T) {
+	c := serve(t, &answerer{status: 415, body: `{"error": "what is gzip"}`}, WithCompression())
+	_, err := c.Send(context.Background(), compute(1))
+	if e, ok := errors.AsType[*Error](err); !ok || !strings.Contains(e.Hint, "WithCompression") {
+		t.Errorf("error %v", err)
 	}
 }
 
@@ -270,7 +280,7 @@ func TestRedirects(t *testing.T) {
 				return
 			}
 			e, ok := errors.AsType[*Error](err)
-			if !ok || !strings.Contains(e.Message, test.wantErr) || e.Status != test.status || e.Attempts != 1 || arrived > 0 {
+			if !ok || !strings.Contains(e.Message, test.wantErr) || e.Status != test.status || e.Attempts != 1 || arrived > 0 || !errors.Is(err, ErrUnavailable) {
 				t.Errorf("%d arrived, error %v", arrived, err)
 			}
 		})

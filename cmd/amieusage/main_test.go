@@ -45,10 +45,10 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"exits":  exits,
-			"serve":  serve,
-			"stop":   stop,
-			"newkey": newKey,
+			"exits":   exits,
+			"serve":   serve,
+			"sigterm": sigterm,
+			"newkey":  newKey,
 		},
 	})
 }
@@ -106,8 +106,8 @@ func serve(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Fatalf("the service did not start: %v", cmd.Wait())
 }
 
-// stop ends the service with SIGTERM; it must exit with status 0.
-func stop(ts *testscript.TestScript, neg bool, args []string) {
+// sigterm ends the service with SIGTERM; it must exit with status 0.
+func sigterm(ts *testscript.TestScript, neg bool, args []string) {
 	s := ts.Value(serverKey{}).(*server)
 	ts.Check(s.cmd.Process.Signal(syscall.SIGTERM))
 	err := s.cmd.Wait()

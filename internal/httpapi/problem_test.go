@@ -161,7 +161,11 @@ func TestFailuresOfTheService(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.what, func(t *testing.T) {
-			b := newBench(t, func(c *httpapi.Config, _ *ledger.Config) { c.RequestTimeout = 100 * time.Millisecond })
+			b := newBench(t, func(c *httpapi.Config, _ *ledger.Config) {
+				if tt.what == "too slow" {
+					c.RequestTimeout = 200 * time.Millisecond
+				}
+			})
 			b.store.accept = tt.accept
 			answer := b.call(t, "POST", "/api/v1/usage/", message("x", 1))
 			e := answer.problem(t, tt.status)

@@ -1,8 +1,6 @@
 package httpapi
 
 import (
-	"bytes"
-	"encoding/csv"
 	"mime"
 	"net/http"
 	"strconv"
@@ -42,7 +40,7 @@ func (h *Handler) summary(x *exchange) (*answer, error) {
 	if !asCSV {
 		return jsonAnswer(s)
 	}
-	body, err := summaryCSV(s)
+	body, err := s.CSV()
 	if err != nil {
 		return nil, err
 	}
@@ -67,48 +65,4 @@ func prefersCSV(accept []string) bool {
 		quality[mediaType] = max(quality[mediaType], q)
 	}
 	return quality["text/csv"] > quality["application/json"]
-}
-
-// summaryColumns are the columns of the CSV, which are the same however it is
-// grouped. Those that begin with Project are the project's balance over all
-// time, where a row is a project or a project on a resource.
-var summaryColumns = []string{
-	"Resource", "LocalProjectID", "Username", "Day", "Month", "UsageType",
-	"RecordCount", "Deducted", "GivenBack", "Charge",
-	"ProjectAllocated", "ProjectUsed", "ProjectGivenBack", "ProjectRemaining",
-}
-
-func summaryCSV(s *amieusage.Summary) ([]byte, error) {
-	var out bytes.Buffer
-	w := csv.NewWriter(&out)
-	if err := w.Write(summaryColumns); err != nil {
-		return nil, err
-	}
-	for _, row := range s.Rows {
-		cells := row.Group(amieusage.GroupKeys)
-		for i := range cells {
-			cells[i] = plainCell(cells[i])
-		}
-		cells = append(cells, strconv.FormatInt(row.RecordCount, 10),
-			row.Deducted.String(), row.GivenBack.String(), row.Charge.String())
-		var b amieusage.Balance
-		if row.Balance != nil {
-			b = *row.Balance
-		}
-		cells = append(cells, b.Allocated.String(), b.Used.String(), b.GivenBack.String(), b.Remaining.String())
-		if err := w.Write(cells); err != nil {
-			return nil, err
-		}
-	}
-	w.Flush()
-	return out.Bytes(), w.Error()
-}
-
-// plainCell puts an apostrophe before a text that a spreadsheet would take for
-// a formula.
-func plainCell(s string) string {
-	if s != "" && strings.IndexByte("=+-@\t\r", s[0]) >= 0 {
-		return "'" + s
-	}
-	return s
 }

@@ -54,13 +54,21 @@ type Verdict struct {
 	Digest    amieusage.Digest
 	Charge    int64 // millionths, not negative
 	GivesBack bool  // the charge is given back to the allocation
-	// Failure is why the record cannot be loaded, or "".
+	// Failure is why the record cannot be loaded whatever the registry says,
+	// or "".
 	Failure Failure
 }
 
-// A Judge decides about each record of a batch, in order. It must not keep the
-// registry.
-type Judge func(registry *Registry, batch *Batch) ([]Verdict, error)
+// A Judge decides about the records of a batch, in two steps, so that the
+// first can be taken ahead of the transaction that loads.
+type Judge interface {
+	// Read reads the records of a batch, in order. It may be called
+	// concurrently.
+	Read(batch *Batch) []Verdict
+	// Check returns why the registry refuses a record, or "". It must not keep
+	// the registry.
+	Check(registry *Registry, record amieusage.Record) Failure
+}
 
 // A LoadReport says what one transaction of loading did.
 type LoadReport struct {
@@ -68,6 +76,9 @@ type LoadReport struct {
 	Loaded    int // records that are now in the ledger, changed or not
 	Unchanged int // of these, records whose content was there already
 	Failed    int
+	// Damaged are the batches whose records cannot be read back from the
+	// store. They stay queued, and are not tried again.
+	Damaged []int64
 }
 
 // Counts are the numbers of records of a site by where they are. Accepted is
@@ -101,18 +112,20 @@ type Store interface {
 	Accept(ctx context.Context, batch *Batch, maxQueued int64) error
 	// Load loads the oldest queued batches of one site, of about maxRecords
 	// records, in one transaction: judge decides, Load applies, and registers
-	// the names that it meets in what judge lets pass. Whatever the order in
-	// which batches are loaded, of two contents of one identity the one
-	// accepted last stands. A record that would take the site's total beyond
-	// what can be held exactly fails with [TotalTooLarge]. A zero report means
-	// that nothing is queued.
+	// the names that it meets in what judge lets pass. Of the sites that have
+	// something queued it takes the one that has waited longest. Whatever the
+	// order in which batches are loaded, of two contents of one identity the
+	// one accepted last stands. A record that would take the site's total
+	// beyond what can be held exactly fails with [TotalTooLarge]. A zero report
+	// means that nothing is queued.
 	Load(ctx context.Context, now time.Time, maxRecords int, judge Judge) (LoadReport, error)
 	// Counts returns where the site's records are.
 	Counts(ctx context.Context, site SiteID) (Counts, error)
 
 	// Status sums up what was loaded and what failed in [q.From, q.To), by
-	// time of loading; a zero q.To sets no end. Of each reason at most maxRecords failed records are
-	// given.
+	// time of loading; a zero q.To sets no end. Resources come in order of
+	// their names, reasons in order of their texts; of each reason at most
+	// maxRecords failed records are given.
 	Status(ctx context.Context, site SiteID, q amieusage.StatusQuery, maxRecords int) (amieusage.Status, error)
 	// Failed returns open failed records.
 	Failed(ctx context.Context, site SiteID, q FailedQuery) ([]amieusage.FailedRecord, error)
@@ -125,12 +138,17 @@ type Store interface {
 	Loaded(ctx context.Context, site SiteID, q amieusage.LoadedQuery) (LoadedPage, error)
 	// Revisions returns all that is kept of one loaded record, oldest first.
 	Revisions(ctx context.Context, site SiteID, id amieusage.Identity) ([]Revision, error)
-	// Summary sums up usage by time of usage; more than maxRows groups are
-	// amieusage.CodeTooLarge.
+	// Summary sums up usage by time of usage, in order of q.GroupBy; more than
+	// maxRows groups are amieusage.CodeTooLarge. Grouped by project, or by
+	// project and resource, each row has its balance, and there is a row for
+	// what has an allocation without usage, too.
 	Summary(ctx context.Context, site SiteID, q amieusage.SummaryQuery, maxRows int) (*amieusage.Summary, error)
 
 	// Import brings the registry in line with what the spec names, and
-	// returns what it changed. What the spec does not name stays as it is.
+	// returns what it changed, in the order of the spec. What the spec does not
+	// name stays as it is. A spec that [RegistrySpec.Check] refuses, or that
+	// names an allocation on what is no resource of the site, is
+	// amieusage.CodeInvalid, and changes nothing.
 	Import(ctx context.Context, spec *RegistrySpec) ([]Change, error)
 	// CreateKey stores a key's hash. An unknown site is
 	// amieusage.CodeNotFound.
@@ -142,7 +160,7 @@ type Store interface {
 	RevokeKey(ctx context.Context, siteName string, keyID int64, now time.Time) error
 }
 
-// A Revision is one content of a loaded record.
+// A Revision is one content of a loaded record, as it was first accepted.
 type Revision struct {
 	Number     int // from 1
 	Charge     amieusage.Charge

@@ -2,8 +2,6 @@ package ledger
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -27,22 +25,24 @@ func (s *Service) Run(ctx context.Context) error {
 	retry.MaxInterval = 30 * time.Second
 	for ctx.Err() == nil {
 		report, err := s.LoadSome(ctx)
-		wait := idlePoll
+		wait, wake := idlePoll, s.wake
 		switch {
-		case errors.Is(err, context.Canceled):
+		case ctx.Err() != nil:
 			return nil
 		case err != nil:
-			wait = retry.NextBackOff()
+			wait, wake = retry.NextBackOff(), nil
 			s.log.Error("loading failed; the records stay queued", "error", err, "retry_in", wait)
-		case report.Batches > 0:
+		case report.Batches > 0 || len(report.Damaged) > 0:
 			retry.Reset()
 			continue
+		default:
+			retry.Reset()
 		}
 		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
 		case <-timer.C:
-		case <-s.wake:
+		case <-wake:
 		}
 		timer.Stop()
 	}
@@ -53,7 +53,10 @@ func (s *Service) Run(ctx context.Context) error {
 // report means that nothing is queued.
 func (s *Service) LoadSome(ctx context.Context) (LoadReport, error) {
 	start := s.clock()
-	report, err := s.store.Load(ctx, start, loadRecords, s.judge)
+	report, err := s.store.Load(ctx, start, loadRecords, judge{s.policy})
+	for _, id := range report.Damaged {
+		s.log.Error("a batch is damaged and stays queued, set aside; restore the ledger from a backup", "batch", id)
+	}
 	if err == nil && report.Batches > 0 {
 		s.log.Debug("loaded", "batches", report.Batches, "records", report.Loaded,
 			"unchanged", report.Unchanged, "failed", report.Failed, "took", s.clock().Sub(start))
@@ -61,26 +64,37 @@ func (s *Service) LoadSome(ctx context.Context) (LoadReport, error) {
 	return report, err
 }
 
-// judge decides about each record of a batch by the service's policy.
-func (s *Service) judge(registry *Registry, batch *Batch) ([]Verdict, error) {
+// judge decides by the service's policy.
+type judge struct{ policy Policy }
+
+// Read reads the records of a batch. They were valid when they were accepted;
+// should one not be so any more, it fails and holds up no other.
+func (judge) Read(batch *Batch) []Verdict {
 	verdicts := make([]Verdict, len(batch.Records))
 	for i, raw := range batch.Records {
+		v := &verdicts[i]
 		record, err := amieusage.CheckRecord(batch.UsageType, raw)
+		v.Record = record
 		if err != nil {
-			return nil, fmt.Errorf("record %d of batch %d, which was valid when it was accepted: %w", i, batch.ID, err)
+			v.Failure = Unreadable
+			continue
 		}
-		charge, err := record.Common().Charge.Millionths()
-		if err != nil {
-			return nil, fmt.Errorf("charge of record %d of batch %d: %w", i, batch.ID, err)
+		if v.Charge, err = record.Common().Charge.Millionths(); err != nil {
+			v.Failure = Unreadable
+			continue
 		}
-		v := Verdict{Record: record, Digest: amieusage.ContentDigest(record), Charge: charge}
+		v.Digest = amieusage.ContentDigest(record)
 		if a, ok := record.(*amieusage.AdjustmentRecord); ok {
 			v.GivesBack = a.AdjustmentType.GivesBack()
 		}
-		if s.policy == Strict {
-			v.Failure = registry.Check(record)
-		}
-		verdicts[i] = v
 	}
-	return verdicts, nil
+	return verdicts
+}
+
+// Check holds the record against the registry where the policy is strict.
+func (j judge) Check(registry *Registry, record amieusage.Record) Failure {
+	if j.policy == Open {
+		return ""
+	}
+	return registry.Check(record)
 }

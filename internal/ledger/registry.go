@@ -17,6 +17,7 @@ const (
 	NoAllocation      Failure = "The project has no allocation on the resource"
 	AllocationInvalid Failure = "The allocation on the resource is not valid at the record's time"
 	TotalTooLarge     Failure = "The charge would take the site's total beyond what the ledger can hold"
+	Unreadable        Failure = "The record was accepted, but is not valid for the program that loads it"
 )
 
 // A Registry is what a site's records are checked against when they are

@@ -42,7 +42,6 @@ func (p *Progress) Revise(read Progress) bool {
 	if read.Digest == p.Digest {
 		return false
 	}
-	p.forgetOverruled()
 	p.State, p.Reason = Pending, ""
 	p.Revision++
 	p.Digest, p.Charge = read.Digest, read.Charge
@@ -124,28 +123,15 @@ func (p *Progress) Fail(f amieusage.FailedRecord) bool {
 }
 
 // Retry makes the entry pending, whatever its state. A queued one then forgets
-// the former content that was loaded: where a service gives a correction the
-// same LoadedTime, that would hold it back for ever.
+// the former content that was loaded: where the service holds the present one
+// with no later LoadedTime, it would be held back for ever.
 func (p *Progress) Retry() bool {
 	if p.State == Pending {
 		return false
 	}
 	if p.State == Queued && p.LoadedDigest != p.Digest {
-		p.forgetLoaded()
+		p.LoadedAt, p.LoadedDigest, p.LoadedCharge = time.Time{}, amieusage.Digest{}, 0
 	}
-	p.forgetOverruled()
 	p.State, p.Reason = Pending, ""
 	return true
-}
-
-// forgetOverruled forgets the loaded record of a confirmation that a failure
-// has overruled: it was of some other content, which may come back.
-func (p *Progress) forgetOverruled() {
-	if p.State == Failed && p.LoadedDigest == p.Digest {
-		p.forgetLoaded()
-	}
-}
-
-func (p *Progress) forgetLoaded() {
-	p.LoadedAt, p.LoadedDigest, p.LoadedCharge = time.Time{}, amieusage.Digest{}, 0
 }

@@ -36,14 +36,25 @@ const (
 // usual one: the ledger keeps millionths.
 const MaxDecimals = 6
 
-// memUnit is what a rate of mem is for: one GiB.
-const memUnit = 1 << 30
+// gibOfByte is 2⁻³⁰, exactly: the accounting counts bytes, and a rate of mem is
+// for one GiB.
+var gibOfByte, _, _ = apd.NewFromString("931322574615478515625e-30")
 
-// arithmetic holds every product of a rate, a count and a time exactly, and
-// every quotient so far beyond [MaxDecimals] that rounding it again is as good
-// as rounding once.
-var arithmetic = apd.Context{
-	Precision:   100,
+var hour = apd.New(3600, 0)
+
+// exact holds every sum of products of rates, counts and a time exactly.
+var exact = apd.Context{
+	Precision:   140,
+	MaxExponent: apd.MaxExponent,
+	MinExponent: apd.MinExponent,
+	Rounding:    apd.RoundHalfEven,
+}
+
+// quotient holds so many digits that rounding them again is as good as
+// rounding once: of a charge that the ledger can hold, what is no tie is at
+// least 10⁻⁵² away from one.
+var quotient = apd.Context{
+	Precision:   80,
 	MaxExponent: apd.MaxExponent,
 	MinExponent: apd.MinExponent,
 	Rounding:    apd.RoundHalfEven,
@@ -76,20 +87,20 @@ func (c *Charge) of(job *batch.Job) amieusage.Charge {
 	for name, rate := range c.PerHour {
 		n, _ := job.TRESCount(name)
 		count.SetInt64(n)
-		arithmetic.Mul(&part, rate, &count)
+		exact.Mul(&part, rate, &count)
 		if name == "mem" {
-			arithmetic.Quo(&part, &part, apd.New(memUnit, 0))
+			exact.Mul(&part, &part, gibOfByte)
 		}
 		switch {
 		case c.Combine != CombineMax:
-			arithmetic.Add(&total, &total, &part)
+			exact.Add(&total, &total, &part)
 		case part.Cmp(&total) > 0:
 			total.Set(&part)
 		}
 	}
-	arithmetic.Mul(&total, &total, count.SetInt64(job.ElapsedSeconds))
-	arithmetic.Quo(&total, &total, apd.New(3600, 0))
-	arithmetic.Quantize(&total, &total, -int32(c.Decimals))
+	exact.Mul(&total, &total, count.SetInt64(job.ElapsedSeconds))
+	quotient.Quo(&total, &total, hour)
+	quotient.Quantize(&total, &total, -int32(c.Decimals))
 	total.Reduce(&total)
 	return amieusage.ChargeOf(&total)
 }

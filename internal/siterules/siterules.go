@@ -114,7 +114,7 @@ func (r *Rules) Convert(job *batch.Job) (*amieusage.ComputeRecord, Skip, error) 
 	switch {
 	case !job.Finished():
 		return nil, SkipUnfinished, nil
-	case job.Start.IsZero() || job.ElapsedSeconds == 0 && len(job.TRES) == 0:
+	case job.ElapsedSeconds == 0 && (job.Start.IsZero() || len(job.TRES) == 0):
 		return nil, SkipNeverStarted, nil
 	case job.ElapsedSeconds == 0 && !r.ReportZeroElapsed:
 		return nil, SkipZeroElapsed, nil
@@ -126,6 +126,12 @@ func (r *Rules) Convert(job *batch.Job) (*amieusage.ComputeRecord, Skip, error) 
 	resource := r.resourceOf(job)
 	if resource == nil {
 		return nil, SkipNoResource, nil
+	}
+	if len(job.TRES) == 0 {
+		return nil, "", &batch.RowError{
+			Place: job.Place, JobID: job.DisplayID, Field: "AllocTRES",
+			Problem: "the job ran, and nothing says what was allocated to it", Remedy: "correct it in the accounting",
+		}
 	}
 	record := &amieusage.ComputeRecord{
 		Username:       r.Users.nameOf(job.User),

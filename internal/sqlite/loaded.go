@@ -38,7 +38,9 @@ func (l *Ledger) Loaded(ctx context.Context, site ledger.SiteID, q amieusage.Loa
 	}
 	var lastTime, lastRecord int64
 	err = l.db.read(ctx, func(conn *sqlite.Conn) error {
-		args := []any{int64(site), nanos(q.MinLoadedTime), afterTime, afterRecord, q.Limit + 1, q.Offset}
+		// The index is entered at the cursor, not at the beginning of the query.
+		from := max(nanos(q.MinLoadedTime), afterTime)
+		args := []any{int64(site), from, afterTime, afterRecord, q.Limit + 1, q.Offset}
 		if q.LocalRecordID != "" {
 			args = append(args, q.LocalRecordID)
 		}

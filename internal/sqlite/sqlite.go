@@ -21,7 +21,7 @@ import (
 
 	"github.com/gofrs/flock"
 	"github.com/pressly/goose/v3"
-	_ "modernc.org/sqlite" // goose speaks database/sql; all else uses zombiezen's low-level API on the same engine
+	modernc "modernc.org/sqlite" // goose speaks database/sql; all else uses zombiezen's low-level API on the same engine
 	"zombiezen.com/go/sqlite"
 	"zombiezen.com/go/sqlite/sqlitex"
 
@@ -60,6 +60,9 @@ type database struct {
 	writer chan *sqlite.Conn // holds the one connection while nobody writes
 	pool   *sqlitex.Pool
 }
+
+// errClosed is the answer to whatever comes after close.
+var errClosed = &amieusage.Error{Code: amieusage.CodeUnavailable, Message: "the file is closed"}
 
 // open opens or creates the file, and brings its schema up to date. What is no
 // file of this kind, is damaged, or was written by a newer program is refused
@@ -114,7 +117,11 @@ func (kind fileKind) prepare(conn *sqlite.Conn) error {
 
 // close waits for the writer and closes the file.
 func (db *database) close() error {
-	conn := <-db.writer
+	conn, open := <-db.writer
+	if !open {
+		return errClosed
+	}
+	close(db.writer)
 	return errors.Join(db.pool.Close(), conn.Close())
 }
 
@@ -128,6 +135,9 @@ func (db *database) write(ctx context.Context, f func(conn *sqlite.Conn) error) 
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	if conn == nil {
+		return errClosed
+	}
 	defer func() { db.writer <- conn }()
 	end, err := sqlitex.ImmediateTransaction(conn)
 	if err != nil {
@@ -140,17 +150,17 @@ func (db *database) write(ctx context.Context, f func(conn *sqlite.Conn) error) 
 
 // read runs f in one snapshot of the file.
 func (db *database) read(ctx context.Context, f func(conn *sqlite.Conn) error) (err error) {
+	defer func() {
+		if err != nil && ctx.Err() != nil && resultCode(err) == sqlite.ResultInterrupt {
+			err = ctx.Err()
+		}
+		err = db.failure(err)
+	}()
 	conn, err := db.pool.Take(ctx)
 	if err != nil {
 		return err
 	}
 	defer db.pool.Put(conn)
-	defer func() {
-		if ctx.Err() != nil && sqlite.ErrCode(err).ToPrimary() == sqlite.ResultInterrupt {
-			err = ctx.Err()
-		}
-		err = db.failure(err)
-	}()
 	end := sqlitex.Transaction(conn)
 	defer end(&err)
 	return f(conn)
@@ -161,7 +171,7 @@ func (db *database) failure(err error) error {
 	if err == nil {
 		return nil
 	}
-	switch sqlite.ErrCode(err).ToPrimary() {
+	switch resultCode(err) {
 	case sqlite.ResultBusy, sqlite.ResultLocked:
 		return &amieusage.Error{Code: amieusage.CodeUnavailable, Message: db.path + " is in use by another program", Err: err}
 	case sqlite.ResultFull:
@@ -174,6 +184,16 @@ func (db *database) failure(err error) error {
 		return &amieusage.Error{Code: amieusage.CodeUnavailable, Message: "cannot read or write " + db.path, Err: err}
 	}
 	return err
+}
+
+// resultCode returns the engine's code of an error, by whichever of its two
+// interfaces it came; ResultOK for nil, ResultError for an error of another
+// kind.
+func resultCode(err error) sqlite.ResultCode {
+	if e, ok := errors.AsType[*modernc.Error](err); ok {
+		return sqlite.ResultCode(e.Code()).ToPrimary()
+	}
+	return sqlite.ErrCode(err).ToPrimary()
 }
 
 // check refuses a file that is there but is not what it should be. It changes
@@ -209,7 +229,7 @@ func check(ctx context.Context, path string, kind fileKind) error {
 	if err != nil {
 		return openError(path, kind, err)
 	}
-	if id != kind.applicationID && tables > 0 {
+	if id != kind.applicationID && (id != 0 || tables > 0) {
 		return &amieusage.Error{Code: amieusage.CodeInvalid, Message: path + " is a database, but no amieusage " + kind.name,
 			Hint: "name another file"}
 	}
@@ -227,22 +247,26 @@ func check(ctx context.Context, path string, kind fileKind) error {
 		return openError(path, kind, err)
 	}
 	if finding != "ok" {
-		return openError(path, kind, errors.New(finding))
+		return damaged(path, kind, errors.New(finding))
 	}
 	return nil
 }
 
+func damaged(path string, kind fileKind, err error) error {
+	return &amieusage.Error{Code: amieusage.CodeInternal, Message: "the " + kind.name + " " + path + " is damaged",
+		Hint: "restore it from a backup; nothing was changed", Err: err}
+}
+
 func openError(path string, kind fileKind, err error) error {
 	e := &amieusage.Error{Code: amieusage.CodeUnavailable, Message: "cannot open the " + kind.name + " " + path, Err: err}
-	switch sqlite.ErrCode(err).ToPrimary() {
+	switch resultCode(err) {
 	case sqlite.ResultNotADB:
 		e.Code, e.Message = amieusage.CodeInvalid, path+" is not an amieusage "+kind.name
 		e.Hint = "name another file"
 	case sqlite.ResultBusy, sqlite.ResultLocked:
 		e.Hint = "another program is using it"
-	case sqlite.ResultCorrupt, sqlite.ResultError:
-		e.Code, e.Message = amieusage.CodeInternal, "the "+kind.name+" "+path+" is damaged"
-		e.Hint = "restore it from a backup; nothing was changed"
+	case sqlite.ResultCorrupt:
+		return damaged(path, kind, err)
 	}
 	return e
 }
@@ -250,12 +274,17 @@ func openError(path string, kind fileKind, err error) error {
 // migrate brings the schema up to date. Programs that start together take
 // turns; a schema from a newer program is refused.
 func migrate(ctx context.Context, path string, kind fileKind) error {
+	turn := flock.New(path+".lock", flock.SetPermissions(0o600))
+	if _, err := turn.TryLockContext(ctx, 20*time.Millisecond); err != nil {
+		return openError(path, kind, err)
+	}
+	defer turn.Unlock()
+	if err := create(path, kind); err != nil {
+		return openError(path, kind, err)
+	}
 	files, err := fs.Sub(migrations, "migrations/"+kind.name)
 	if err != nil {
 		return err
-	}
-	if err := createPrivate(path); err != nil {
-		return openError(path, kind, err)
 	}
 	uri := "file:" + (&url.URL{Path: path}).EscapedPath() + "?_pragma=busy_timeout(10000)"
 	db, err := sql.Open("sqlite", uri)
@@ -269,11 +298,6 @@ func migrate(ctx context.Context, path string, kind fileKind) error {
 	}
 	sources := provider.ListSources()
 	newest := sources[len(sources)-1].Version
-	turn := flock.New(path+".lock", flock.SetPermissions(0o600))
-	if ok, err := turn.TryLockContext(ctx, 20*time.Millisecond); err != nil || !ok {
-		return openError(path, kind, err)
-	}
-	defer turn.Unlock()
 	current, err := provider.GetDBVersion(ctx)
 	if err != nil {
 		return openError(path, kind, err)
@@ -285,23 +309,36 @@ func migrate(ctx context.Context, path string, kind fileKind) error {
 			Hint:    "it was written by a newer amieusage: run that one",
 		}
 	}
+	if current == newest {
+		return nil
+	}
 	if _, err := provider.Up(ctx); err != nil {
 		return openError(path, kind, err)
 	}
 	return nil
 }
 
-// createPrivate creates an empty file that only its owner can read: it will
-// hold who used what.
-func createPrivate(path string) error {
+// create makes a new file that only its owner can read, for it will hold who
+// used what, and marks it as one of its kind before anything else is in it.
+func create(path string, kind fileKind) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL, 0o600)
-	if errors.Is(err, fs.ErrExist) {
-		return nil
+	if err == nil {
+		err = f.Close()
 	}
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	conn, err := sqlite.OpenConn(path, sqlite.OpenReadWrite)
 	if err != nil {
 		return err
 	}
-	return f.Close()
+	defer conn.Close()
+	conn.SetBusyTimeout(busyTimeout)
+	id, err := number(conn, "PRAGMA application_id")
+	if err != nil || id == kind.applicationID {
+		return err
+	}
+	return sqlitex.ExecuteTransient(conn, "PRAGMA application_id = "+strconv.FormatInt(kind.applicationID, 10), nil)
 }
 
 // number returns the one number that a query gives.

@@ -2,8 +2,6 @@
 -- days since 1970. Every key and index that belongs to a site starts with it.
 
 -- +goose Up
-PRAGMA application_id = 0x414d4c31;
-
 CREATE TABLE sites (
     site_id          INTEGER PRIMARY KEY,
     name             TEXT NOT NULL UNIQUE,
@@ -17,7 +15,8 @@ CREATE TABLE sites (
     -- The charges of all records, given back or not: no sum over the site's
     -- records can overflow while this one does not.
     gross_charge     INTEGER NOT NULL DEFAULT 0,
-    -- Times of loading never go back, so that paging by them misses nothing.
+    -- Times of loading never go back, so that paging by them misses nothing. The
+    -- site that has waited longest is loaded next.
     last_loaded_at   INTEGER NOT NULL DEFAULT 0
 );
 
@@ -79,12 +78,15 @@ CREATE TABLE batches (
     accepted_at  INTEGER NOT NULL,
     record_count INTEGER NOT NULL,
     records      BLOB NOT NULL, -- a zstd frame of the records, each behind its length
-    loaded_at    INTEGER        -- NULL: queued
+    loaded_at    INTEGER,       -- NULL: queued
+    -- 1: the records cannot be read back. They stay queued, set aside.
+    damaged      INTEGER NOT NULL DEFAULT 0
 );
-CREATE INDEX batches_queued ON batches (batch_id) WHERE loaded_at IS NULL;
+CREATE INDEX batches_queued ON batches (site_id, batch_id) WHERE loaded_at IS NULL AND damaged = 0;
 
 -- The newest revision of each identity. key_time is 0 for adjustments, whose
--- identity has none. ordinal is the record's place in its batch.
+-- identity has none. ordinal is the record's place in its batch, the first one
+-- that brought this content.
 CREATE TABLE records (
     record_id       INTEGER PRIMARY KEY,
     site_id         INTEGER NOT NULL,
@@ -130,7 +132,7 @@ CREATE TABLE failed_records (
     ordinal         INTEGER NOT NULL,
     failure         TEXT NOT NULL,
     failed_at       INTEGER NOT NULL,
-    record          BLOB NOT NULL,
+    record          BLOB NOT NULL, -- as it was sent
     state           INTEGER NOT NULL, -- 0 open, 1 cleared, 2 superseded
     closed_at       INTEGER
 );

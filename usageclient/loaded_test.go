@@ -1,0 +1,198 @@
+package usageclient
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/amieusage/amieusage"
+)
+
+// loadedServer serves n loaded records in pages.
+func loadedServer(n int, cursors bool, requests *[]url.Values) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		q, err := amieusage.ParseLoadedQuery(r.URL.Query())
+		*requests = append(*requests, r.URL.Query())
+		if err != nil {
+			problem(400, err.Error(), "invalid")(w)
+			return
+		}
+		begin := int(q.Offset)
+		if q.Cursor != "" {
+			if _, err := fmt.Sscanf(q.Cursor, "c/%d", &begin); err != nil {
+				problem(400, err.Error(), "invalid")(w)
+				return
+			}
+		}
+		page := []amieusage.LoadedRecord{}
+		for i := begin; i < min(n, begin+q.Limit); i++ {
+			r := compute(i)
+			page = append(page, amieusage.LoadedRecord{
+				AccountingDbRecordID: int64(i + 1), UsageType: amieusage.Compute, LocalRecordID: r.LocalRecordID,
+				Resource: r.Resource, SubmitTime: r.SubmitTime, LoadedTime: r.EndTime, Charge: r.Charge,
+			})
+		}
+		if end := begin + len(page); cursors && end < n {
+			next := q
+			next.Offset, next.Cursor = 0, fmt.Sprintf("c/%d", end)
+			w.Header().Set("Link", "<https://elsewhere.example.org/?"+next.Values().Encode()+`>; title="a, b"; rel="next"`)
+		}
+		_ = json.NewEncoder(w).Encode(page)
+	})
+}
+
+func TestLoaded(t *testing.T) {
+	for _, cursors := range []bool{true, false} {
+		for _, test := range []struct{ n, limit, offset, want, requests int }{
+			{0, 10, 0, 0, 1},
+			{9, 10, 0, 9, 1},
+			{10, 10, 0, 10, 2}, // the service may count by offset: one must look
+			{25, 10, 0, 25, 3},
+			{30, 10, 0, 30, 3},
+			{25, 10, 7, 18, 2},
+			{25, 0, 0, 25, 1},
+		} {
+			var requests []url.Values
+			c := serve(t, loadedServer(test.n, cursors, &requests))
+			minTime := time.Date(2026, 10, 1, 0, 0, 0, 0, time.UTC)
+			n := 0
+			for r, err := range c.Loaded(context.Background(),
+				amieusage.LoadedQuery{Limit: test.limit, Offset: int64(test.offset), MinLoadedTime: minTime}) {
+				n++
+				if err != nil || r.AccountingDbRecordID != int64(test.offset+n) {
+					t.Fatalf("record %d is %v, error %v", n, r, err)
+				}
+			}
+			most := test.requests
+			if !cursors && test.n == 30 {
+				most++
+			}
+			if n != test.want || len(requests) != most {
+				t.Errorf("%+v, cursors %t: %d records in %d requests", test, cursors, n, len(requests))
+			}
+			for _, q := range requests {
+				if q.Get("MinLoadedTime") == "" || q.Has("Cursor") && q.Has("Offset") {
+					t.Errorf("request with %v", q)
+				}
+			}
+		}
+	}
+}
+
+func TestLoadedEndsEarly(t *testing.T) {
+	var requests []url.Values
+	c := serve(t, loadedServer(100, true, &requests))
+	n := 0
+	for range c.Loaded(context.Background(), amieusage.LoadedQuery{Limit: 10}) {
+		if n++; n == 15 {
+			break
+		}
+	}
+	if n != 15 || len(requests) != 2 {
+		t.Errorf("%d records in %d requests", n, len(requests))
+	}
+}
+
+func TestLoadedFails(t *testing.T) {
+	const one = `[{"AccountingDbRecordID": 1, "LocalRecordID": "1", "SubmitTime": "2026-10-01T00:00:00-04:00", "Charge": 1.5}]`
+	for _, test := range []struct {
+		name    string
+		server  *answerer
+		limit   int
+		records int
+		want    string
+	}{
+		{"error", &answerer{status: 403, body: `{"error": "no"}`}, 0, 0, "no"},
+		{"no list", &answerer{status: 200, body: `{"Records": []}`}, 0, 0, "not that of a Usage API"},
+		{"bad record", &answerer{status: 200, body: `[{"SubmitTime": "yesterday"}]`}, 0, 0, "not an ISO 8601 time"},
+		{"offsets ignored", &answerer{status: 200, body: one}, 1, 1, "the same page again"},
+		{"cursors in a circle", &answerer{status: 200, body: one, header: http.Header{"Link": {`<?Cursor=a>; rel=next`}}}, 5, 1, "the same page again"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			n := 0
+			var failure error
+			for r, err := range serve(t, test.server).Loaded(context.Background(), amieusage.LoadedQuery{Limit: test.limit}) {
+				if failure != nil {
+					t.Error("the sequence goes on behind its error")
+				}
+				if failure = err; err == nil {
+					n++
+				} else if r != (amieusage.LoadedRecord{}) {
+					t.Errorf("record beside the error: %v", r)
+				}
+			}
+			if failure == nil || !strings.Contains(failure.Error(), test.want) || n != test.records {
+				t.Errorf("%d records, error %v", n, failure)
+			}
+			if _, ok := errors.AsType[*Error](failure); !ok {
+				t.Errorf("error is %T", failure)
+			}
+		})
+	}
+}
+
+func TestNextPage(t *testing.T) {
+	for _, test := range []struct {
+		links []string
+		want  string
+	}{
+		{nil, ""},
+		{[]string{`<?Cursor=a%2Fb&Limit=5>; rel="next"`}, "Cursor=a%2Fb&Limit=5"},
+		{[]string{`</usage/loaded?Cursor=a>;rel=next`}, "Cursor=a"},
+		{[]string{`<https://other.example.org/x?Cursor=a>; REL="prev NEXT"`}, "Cursor=a"},
+		{[]string{`<?Cursor=p>; rel="prev", <?Cursor=n,m>; title="a, <b>"; rel="next", <?Cursor=l>; rel="last"`}, "Cursor=n%2Cm"},
+		{[]string{`<?Cursor=p>; rel="prev"`, `<?Cursor=n>; rel="next"`}, "Cursor=n"},
+		{[]string{`<?Cursor=p>; rel="prev"`}, ""},
+		{[]string{`<?Cursor=p>; rel="nextish"; x="rel=next"`}, ""},
+		{[]string{`?Cursor=p; rel="next"`, `<?Cursor=p`, `<`, `>`, `<%zz>; rel=next`, `,,,`}, ""},
+	} {
+		if got := nextPage(http.Header{"Link": test.links}).Encode(); got != test.want {
+			t.Errorf("%q: %q, want %q", test.links, got, test.want)
+		}
+	}
+}
+
+func FuzzNextPage(f *testing.F) {
+	for _, seed := range []string{`<?Cursor=a>; rel="next"`, `<a>; rel="prev", <?b>; rel=next`, `<<>>,"<`, ``} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, link string) {
+		header := http.Header{"Link": {link}}
+		if next := nextPage(header); len(next) > 0 && !strings.Contains(strings.ToLower(link), "next") {
+			t.Errorf("%q has a next page: %v", link, next)
+		}
+	})
+}
+
+func TestStatusAndSummary(t *testing.T) {
+	ctx := context.Background()
+	c := serve(t, &answerer{status: 200, body: `[{"Resource": "r", "LoadedRecordCount": "2", "FailedJobCount": 1, "TotalCharge": 2.5,
+		"Errors": [{"Error": "unknown user", "Records": [{"UsageType": "Compute", "LocalRecordID": "7"}]}]}]`})
+	status, err := c.Status(ctx, amieusage.StatusQuery{})
+	if err != nil || len(status) != 1 || status[0].LoadedRecordCount != 2 || status[0].TotalCharge.String() != "2.5" ||
+		status[0].Errors[0].Records[0].Record.Common().LocalRecordID != "7" {
+		t.Errorf("%+v, error %v", status, err)
+	}
+	c = serve(t, &answerer{status: 200, body: `{"GroupBy": ["project"], "Rows": [{"LocalProjectID": "p", "RecordCount": 3, "Charge": "4.5"}]}`})
+	summary, err := c.Summary(ctx, amieusage.SummaryQuery{GroupBy: []amieusage.GroupKey{amieusage.ByProject}})
+	if err != nil || cmp.Diff(summary.GroupBy, []amieusage.GroupKey{amieusage.ByProject}) != "" || summary.Rows[0].Charge.String() != "4.5" {
+		t.Errorf("%+v, error %v", summary, err)
+	}
+	for _, body := range []string{"null", `"x"`, "<html>", "{}{}", "[] []"} {
+		c := serve(t, &answerer{status: 200, body: body})
+		if status, err := c.Status(ctx, amieusage.StatusQuery{}); err == nil {
+			t.Errorf("%q is the status %v", body, status)
+		}
+		if summary, err := c.Summary(ctx, amieusage.SummaryQuery{}); err == nil {
+			t.Errorf("%q is the summary %v", body, summary)
+		}
+	}
+}
