@@ -33,8 +33,10 @@ func (t AdjustmentType) lower() AdjustmentType { return AdjustmentType(strings.T
 
 func (t AdjustmentType) valid() bool { return slices.Contains(AdjustmentTypes, t.lower()) }
 
-// An AdjustmentRecord corrects what an allocation was charged.
+// An AdjustmentRecord corrects what an allocation was charged
+// (POST {base}/usage/). The fields from AdjustmentType to Charge are required.
 type AdjustmentRecord struct {
+	// AdjustmentType says what the adjustment does.
 	AdjustmentType AdjustmentType
 	// Username is the local name of the user, as in AMIE.
 	Username string
@@ -110,4 +112,4 @@ func (r *AdjustmentRecord) UnmarshalJSON(data []byte) error {
 func (r *AdjustmentRecord) String() string { return recordLine(r, r.StartTime) }
 
 func (r *AdjustmentRecord) schema() *recordSchema    { return adjustmentSchema }
-func (r *AdjustmentRecord) extras() (*Extra, *Extra) { return &r.Extra, new(Extra) }
+func (r *AdjustmentRecord) extras() (*Extra, *Extra) { return &r.Extra, nil }

@@ -35,14 +35,17 @@ const (
 	// told otherwise: 768 KiB, which leaves room for proxies.
 	DefaultSendBytes = 768 << 10
 	// MaxLoadedPage is the largest number of records in one answer to
-	// GET usage/loaded.
+	// GET {base}/usage/loaded.
 	MaxLoadedPage = 25000
 )
 
-// Names of the headers that carry the site's name and its API key.
+// Names of the API's headers.
 const (
-	HeaderSite      = "XA-SITE"
-	HeaderAPIKey    = "XA-API-KEY"
+	// HeaderSite carries the site's name, on every request.
+	HeaderSite = "XA-SITE"
+	// HeaderAPIKey carries the site's API key, on every request.
+	HeaderAPIKey = "XA-API-KEY"
+	// HeaderRequestID names a request in the service's logs, on every answer.
 	HeaderRequestID = "X-Request-Id"
 )
 
@@ -57,7 +60,7 @@ const (
 )
 
 // ParseUsageType reads a usage type in any letter case, as hand-written
-// clients send it.
+// clients send it. The error is a [*Error] with [CodeInvalid].
 func ParseUsageType(s string) (UsageType, error) {
 	for _, t := range []UsageType{Compute, Storage, Adjustment} {
 		if strings.EqualFold(s, string(t)) {

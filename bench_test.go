@@ -41,3 +41,34 @@ func BenchmarkContentDigest(b *testing.B) {
 		ContentDigest(r)
 	}
 }
+
+func BenchmarkDecodeMessage(b *testing.B) {
+	const records = 1000
+	message := AppendMessageStart(nil, Compute)
+	for range records {
+		message = append(append(appendComma(message), benchmarkRecord...), '\n')
+	}
+	message = append(message, MessageEnd...)
+	b.ReportAllocs()
+	b.SetBytes(int64(len(message)))
+	for b.Loop() {
+		if _, items, err := DecodeMessage(message); err != nil || len(items) != records {
+			b.Fatal(len(items), err)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*records), "ns/record")
+}
+
+// TestEncodingAllocatesNothing holds what makes sending and comparing cheap.
+func TestEncodingAllocatesNothing(t *testing.T) {
+	dst := make([]byte, 0, 4096)
+	for message := range 3 {
+		r := recordedRecord(t, message, 0)
+		if n := testing.AllocsPerRun(100, func() { dst = r.AppendJSON(dst[:0]) }); n != 0 {
+			t.Errorf("%s: AppendJSON allocates %v times", r.UsageType(), n)
+		}
+		if n := testing.AllocsPerRun(100, func() { ContentDigest(r) }); n != 0 {
+			t.Errorf("%s: ContentDigest allocates %v times", r.UsageType(), n)
+		}
+	}
+}

@@ -39,7 +39,8 @@ var exact = apd.Context{
 
 // ParseCharge reads a decimal number such as "16.25" or "1.9e-05". It refuses
 // what is no number, NaN, infinities, texts beyond 1,024 bytes and exponents
-// beyond ±1,000. Sign and range are matters of [Record.Validate].
+// beyond ±1,000; the error is a [*Error] with [CodeInvalid]. Sign and range are
+// matters of [Record.Validate].
 func ParseCharge(s string) (Charge, error) {
 	if len(s) > maxChargeText {
 		return Charge{}, errChargeLength
@@ -203,7 +204,8 @@ func (c Charge) appendJSON(dst []byte) []byte {
 	return appendString(dst, c.text)
 }
 
-// UnmarshalJSON reads a JSON number or text of any length, digit by digit.
+// UnmarshalJSON reads a JSON number or text as [ParseCharge] does, digit by
+// digit; null and "" are an absent charge.
 func (c *Charge) UnmarshalJSON(data []byte) error {
 	text, err := scalarText(data)
 	if err != nil || text == "" {

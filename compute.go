@@ -2,7 +2,8 @@ package amieusage
 
 import "time"
 
-// A ComputeRecord reports the use of compute time, usually by one job.
+// A ComputeRecord reports the use of compute time, usually by one job
+// (POST {base}/usage/). The fields from Username to NodeCount are required.
 type ComputeRecord struct {
 	// Username is the local name of the user who ran the job, as in AMIE.
 	Username string
@@ -12,18 +13,24 @@ type ComputeRecord struct {
 	// it is the record's identity.
 	LocalRecordID string
 	// Resource is the resource's name as in AMIE.
-	Resource   string
+	Resource string
+	// SubmitTime is when the job was submitted; it decides which allocation
+	// pays.
 	SubmitTime time.Time
-	StartTime  time.Time
-	EndTime    time.Time
+	// StartTime is when the job began to run; not before SubmitTime.
+	StartTime time.Time
+	// EndTime is when the job ended; not before StartTime. It decides in which
+	// day and month the usage is counted.
+	EndTime time.Time
 	// Charge is the amount of allocation units to deduct; not negative.
 	Charge Charge
-	// NodeCount is the number of nodes used. Required; on the wire inside
-	// Attributes, as CpuCoreCount, JobName, Memory and Queue are.
+	// NodeCount is the number of nodes used. On the wire it lies inside
+	// Attributes, as CpuCoreCount, JobName, Memory and Queue do.
 	NodeCount Count
 	// CpuCoreCount is the number of CPU cores used.
 	CpuCoreCount Count
-	JobName      string
+	// JobName is the name that the user gave the job.
+	JobName string
 	// Memory is carried as it is: the API states no unit.
 	Memory string
 	// Queue is the queue or partition that the job ran in.

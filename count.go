@@ -17,6 +17,8 @@ type Count struct {
 func CountOf(n int64) Count { return Count{n, true} }
 
 // ParseCount reads a whole number as any client writes it: "4", "4.0", "1e3".
+// The error is a [*Error] with [CodeInvalid]. The sign is a matter of
+// [Record.Validate].
 func ParseCount(s string) (Count, error) {
 	if n, err := strconv.ParseInt(s, 10, 64); err == nil {
 		return CountOf(n), nil
@@ -58,7 +60,8 @@ func (c Count) MarshalJSON() ([]byte, error) {
 	return strconv.AppendInt(nil, c.n, 10), nil
 }
 
-// UnmarshalJSON reads a JSON number or text.
+// UnmarshalJSON reads a JSON number or text as [ParseCount] does; null and ""
+// are an absent count.
 func (c *Count) UnmarshalJSON(data []byte) error {
 	text, err := scalarText(data)
 	if err != nil || text == "" {

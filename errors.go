@@ -17,6 +17,7 @@ const (
 	CodeForbidden        Code = "forbidden"
 	CodeNotFound         Code = "not_found"
 	CodeMethodNotAllowed Code = "method_not_allowed"
+	CodeTimeout          Code = "timeout"
 	CodeConflict         Code = "conflict"
 	CodeTooLarge         Code = "too_large"
 	CodeUnsupportedMedia Code = "unsupported_media_type"
@@ -37,6 +38,7 @@ var codeStatus = []struct {
 	{CodeForbidden, http.StatusForbidden},
 	{CodeNotFound, http.StatusNotFound},
 	{CodeMethodNotAllowed, http.StatusMethodNotAllowed},
+	{CodeTimeout, http.StatusRequestTimeout},
 	{CodeConflict, http.StatusConflict},
 	{CodeTooLarge, http.StatusRequestEntityTooLarge},
 	{CodeUnsupportedMedia, http.StatusUnsupportedMediaType},

@@ -10,7 +10,7 @@ import (
 func TestCodesAndStatuses(t *testing.T) {
 	for code, status := range map[Code]int{
 		CodeInvalid: 400, CodeUnauthorized: 401, CodeForbidden: 403, CodeNotFound: 404, CodeMethodNotAllowed: 405,
-		CodeConflict: 409, CodeTooLarge: 413, CodeUnsupportedMedia: 415, CodeTooManyRequests: 429, CodeInternal: 500,
+		CodeTimeout: 408, CodeConflict: 409, CodeTooLarge: 413, CodeUnsupportedMedia: 415, CodeTooManyRequests: 429, CodeInternal: 500,
 		CodeBadGateway: 502, CodeUnavailable: 503, CodeGatewayTimeout: 504,
 	} {
 		if got := code.HTTPStatus(); got != status {
@@ -19,6 +19,9 @@ func TestCodesAndStatuses(t *testing.T) {
 		if got := CodeForStatus(status); got != code {
 			t.Errorf("the status %d means %s, want %s", status, got, code)
 		}
+	}
+	if len(codeStatus) != 14 {
+		t.Errorf("%d codes, of which 14 are tested", len(codeStatus))
 	}
 	for status, code := range map[int]Code{418: CodeInvalid, 499: CodeInvalid, 501: CodeInternal, 599: CodeInternal, 302: CodeInternal} {
 		if got := CodeForStatus(status); got != code {

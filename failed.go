@@ -14,13 +14,15 @@ type FailedRecord struct {
 	// FailedRecordID is the number by which the failed record is cleared; 0
 	// where it was refused at once, before it was queued.
 	FailedRecordID int64
-	// Record is the record as far as it can be read; nil where its usage type
-	// is unknown.
+	// Record is the record as far as it can be read; nil where it is no JSON
+	// object or its usage type is unknown.
 	Record Record
-	// Problem lists what in the record cannot be read, or is nil.
+	// Problem says why Record does not hold all that came, or is nil.
 	Problem error
 	// Raw is the JSON that the record came as. Where Record is nil or Problem
-	// is set, encoding gives it back as it is.
+	// is set, encoding gives it back as it came, as far as that is JSON that
+	// every reader can read: each name once, in valid UTF-8, nested at most 100
+	// levels deep.
 	Raw json.RawMessage
 }
 

@@ -121,6 +121,8 @@ func TestUnreadableRecordsAreGivenBack(t *testing.T) {
 		{`{"a":` + strings.Repeat("[", 100) + strings.Repeat("]", 100) + `}`, `"a":` + strings.Repeat("[", 100) + strings.Repeat("]", 100) + `,"Attributes":{}`},
 		{`{"a":` + strings.Repeat("[", deep) + `"\u0041"` + strings.Repeat("]", deep) + `}`,
 			`"a":` + strings.Repeat("[", 100) + `"` + strings.Repeat("[", deep-100) + `\"\\u0041\"` + strings.Repeat("]", deep-100) + `"` + strings.Repeat("]", 100) + `,"Attributes":{}`},
+		{strings.Repeat(`{"a":`, 103) + "1" + strings.Repeat("}", 103),
+			strings.Repeat(`"a":{`, 100) + `"a":"{\"a\":{\"a\":1}}"` + strings.Repeat("}", 100) + `,"Attributes":{}`},
 		{`{"a":1,"b":`, `"a":1,"Attributes":{}`},
 		{`{"a":[1,{"b":2,"c":[3,`, `"a":[1,{"b":2,"c":[3]}],"Attributes":{}`},
 		{`{"a":1 "b":2}`, `"a":1,"Attributes":{}`},

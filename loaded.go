@@ -77,7 +77,8 @@ type LoadedRecord struct {
 	SubmitTime time.Time
 	// LoadedTime is when the newest revision was loaded.
 	LoadedTime time.Time
-	// Charge is the record's charge as the ledger keeps it, in millionths.
+	// Charge is the record's charge in allocation units, as the ledger keeps it:
+	// rounded to millionths.
 	Charge Charge
 }
 

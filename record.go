@@ -36,6 +36,8 @@ type Record interface {
 	String() string
 
 	schema() *recordSchema
+	// extras returns the unknown fields; attributes is nil where the kind has
+	// no Attributes.
 	extras() (record, attributes *Extra)
 }
 
@@ -45,7 +47,7 @@ type Common struct {
 	LocalProjectID string
 	LocalRecordID  string
 	Resource       string
-	Charge         Charge
+	Charge         Charge // never negative; the kind of record says which way it goes
 	LocalReference string
 }
 
@@ -62,13 +64,14 @@ type Identity struct {
 }
 
 // Extra holds the fields of a record that this package does not know, in the
-// order in which they came, so that nothing a site sends is lost.
+// order in which they came, so that nothing a site sends is lost. Their values
+// are nested at most 100 levels deep.
 type Extra []ExtraField
 
-// An ExtraField is one unknown field and its JSON value.
+// An ExtraField is one unknown field.
 type ExtraField struct {
 	Name  string
-	Value json.RawMessage
+	Value json.RawMessage // as it came, without white space
 }
 
 // NewRecord returns an empty record of the kind, which must be one of the
@@ -85,7 +88,7 @@ func NewRecord(t UsageType) Record {
 	return nil
 }
 
-// A Digest identifies the content of a record.
+// A Digest identifies the content of a record: SHA-256 of its canonical form.
 type Digest [sha256.Size]byte
 
 // ContentDigest returns the digest of what the record says, whatever the

@@ -45,7 +45,10 @@ func withoutExtra(t tester, r Record) Record {
 		t.Fatalf("%v", err)
 	}
 	extra, extraAttributes := c.extras()
-	*extra, *extraAttributes = nil, nil
+	*extra = nil
+	if extraAttributes != nil {
+		*extraAttributes = nil
+	}
 	return c
 }
 
@@ -183,7 +186,9 @@ func TestDigestIgnoresSpelling(t *testing.T) {
 		}
 		extra, extraAttributes := again.extras()
 		*extra = rapid.Permutation(*extra).Draw(t, "order")
-		*extraAttributes = rapid.Permutation(*extraAttributes).Draw(t, "order of attributes")
+		if extraAttributes != nil {
+			*extraAttributes = rapid.Permutation(*extraAttributes).Draw(t, "order of attributes")
+		}
 		if ContentDigest(again) != want || again.Identity() != r.Identity() {
 			t.Fatalf("%s\nand\n%s\nare different content", r.AppendJSON(nil), again.AppendJSON(nil))
 		}

@@ -9,7 +9,10 @@ import (
 // (POST {base}/usage/): what was refused at once. All other records of the
 // message are on stable storage and will be loaded.
 type SendResponse struct {
-	Message       string
+	// Message is for people, such as [QueuedMessage].
+	Message string
+	// FailedRecords were refused. A client reads them under either of the
+	// names FailedRecords and ValidationFailedRecords.
 	FailedRecords []FailedRecord
 }
 

@@ -41,15 +41,17 @@ type Status []ResourceStatus
 // A ResourceStatus says what was loaded for one resource in the time asked
 // for.
 type ResourceStatus struct {
-	Resource          string
+	Resource string
+	// LoadedRecordCount is the number of records that were loaded.
 	LoadedRecordCount int64
 	// FailedJobCount is the number of records that failed and were neither
 	// cleared nor superseded since.
 	FailedJobCount int64
-	// TotalCharge is the charge of the loaded records, with what adjustments
-	// give back taken off; it may be negative.
+	// TotalCharge is the charge of the loaded records in allocation units, with
+	// what adjustments give back taken off; it may be negative.
 	TotalCharge Charge
-	Errors      []StatusError
+	// Errors are the reasons of the failures.
+	Errors []StatusError
 }
 
 // A StatusError groups the failed records that failed for the same reason.

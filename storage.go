@@ -2,7 +2,8 @@ package amieusage
 
 import "time"
 
-// A StorageRecord reports the use of storage at one time of collection.
+// A StorageRecord reports the use of storage at one time of collection
+// (POST {base}/usage/). The fields from Username to Charge are required.
 type StorageRecord struct {
 	// Username is the local name of the user, as in AMIE.
 	Username string
@@ -18,16 +19,21 @@ type StorageRecord struct {
 	// Charge is the amount of allocation units to deduct, usually gigabytes
 	// stored; not negative.
 	Charge Charge
-	// BytesRead and the fields down to UserCopies lie inside Attributes on the
-	// wire.
-	BytesRead    Count
-	BytesStored  Count
+	// BytesRead is the number of bytes read. On the wire it lies inside
+	// Attributes, as all fields down to UserCopies do.
+	BytesRead Count
+	// BytesStored is the number of bytes stored.
+	BytesStored Count
+	// BytesWritten is the number of bytes written.
 	BytesWritten Count
 	// CollectionInterval is how often the use is measured, in days.
 	CollectionInterval Count
-	FileCount          Count
-	FilesRead          Count
-	FilesWritten       Count
+	// FileCount is the number of files stored.
+	FileCount Count
+	// FilesRead is the number of files read.
+	FilesRead Count
+	// FilesWritten is the number of files written.
+	FilesWritten Count
 	// MediaType is the kind of storage: tape, disk, SSD.
 	MediaType string
 	// SystemCopies is the number of copies that the system keeps.

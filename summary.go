@@ -103,7 +103,7 @@ type SummaryRow struct {
 	UsageType      UsageType `json:",omitempty"`
 	RecordCount    int64
 	// Deducted is what was charged, GivenBack what adjustments gave back, and
-	// Charge the difference; all within the time asked for.
+	// Charge the difference; all in allocation units, within the time asked for.
 	Deducted  Charge
 	GivenBack Charge
 	Charge    Charge
@@ -111,7 +111,7 @@ type SummaryRow struct {
 	Balance *Balance `json:",omitempty"`
 }
 
-// A Balance is where a project stands, over all time: what all its allocations
+// A Balance is where a project stands, in allocation units over all time: what all its allocations
 // grant, what was used of it, given back, and remains. Remaining is Allocated −
 // Used + GivenBack, and may be negative.
 type Balance struct {

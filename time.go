@@ -138,5 +138,5 @@ var (
 )
 
 // keyTime returns the instant in the one form in which equal instants are
-// equal values.
-func keyTime(t time.Time) time.Time { return t.Round(0).UTC() }
+// equal values; it has no monotonic reading.
+func keyTime(t time.Time) time.Time { return t.UTC() }

@@ -65,7 +65,9 @@ func validateRecord(r Record, problems []FieldError) error {
 	}
 	extra, extraAttributes := r.extras()
 	problems = append(problems, extraProblems(schema, *extra, false)...)
-	problems = append(problems, extraProblems(schema, *extraAttributes, true)...)
+	if extraAttributes != nil {
+		problems = append(problems, extraProblems(schema, *extraAttributes, true)...)
+	}
 	if len(problems) == 0 {
 		return nil
 	}

@@ -121,7 +121,7 @@ func TestCheckRecordProblems(t *testing.T) {
 		{"Attributes", `{"NodeCount":1,"x":` + strings.Repeat("[", 100) + strings.Repeat("]", 100) + `}`, ""},
 		{"Attributes", `{"NodeCount":1,"x":` + strings.Repeat("[", 101) + strings.Repeat("]", 101) + `}`, "Attributes.x must not be nested deeper than 100 levels"},
 		{"x", strings.Repeat(`{"a":`, 101) + "1" + strings.Repeat("}", 101), "x must not be nested deeper than 100 levels"},
-		{"x", `"` + strings.Repeat("[", 1000) + `\"["`, ""},
+		{"x", `"` + strings.Repeat("[", 1000) + `\"` + strings.Repeat("[", 1000) + `"`, ""},
 		{"ParentRecordID", `"` + strings.Repeat("a", 1025) + `"`, "ParentRecordID must not be longer than 1024 bytes"},
 		{"LocalReference", `"` + strings.Repeat("a", 1025) + `"`, "LocalReference must not be longer than 1024 bytes"},
 		{"UsageType", `"Storage"`, `UsageType is "\"Storage\"" in a record of type Compute`},

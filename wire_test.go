@@ -141,8 +141,8 @@ func TestParentRecordID(t *testing.T) {
 		}
 		r, err := CheckRecord(Compute, items[0])
 		mustEqual(t, in, &ValidationError{[]FieldError{{"ParentRecordID", problem}}}, err)
-		if got := r.(*ComputeRecord).LocalReference; got != "ref-1" {
-			t.Errorf("%s hid the fields behind it", in)
+		if c := r.(*ComputeRecord); c.LocalReference != "ref-1" || c.ParentRecordID != "" {
+			t.Errorf("%s was read as %q, and what is behind it as %q", in, c.ParentRecordID, c.LocalReference)
 		}
 	}
 }

@@ -41,8 +41,8 @@
 // # Failure
 //
 // An attempt ends after a time ([WithTimeout]). It is made again, with growing
-// and jittered delays, on connection errors, time-outs and the statuses 429,
-// 502, 503 and 504, and not before the service's Retry-After ([WithRetry]).
+// and jittered delays, on connection errors, time-outs and the statuses 408,
+// 429, 502, 503 and 504, and not before the service's Retry-After ([WithRetry]).
 // Every call is idempotent, so that this doubles nothing. Other statuses are
 // final.
 //

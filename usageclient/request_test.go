@@ -56,6 +56,8 @@ func TestErrorAnswers(t *testing.T) {
 		{name: "teapot", status: 418, code: amieusage.CodeInvalid, message: "418", requests: 1},
 		{name: "HTML bad gateway", status: 502, body: html,
 			code: amieusage.CodeBadGateway, message: "502 Bad Gateway", requests: 6, unavailable: true},
+		{name: "slow upload", status: 408, body: `{"error": "the body did not arrive", "code": "timeout"}`,
+			code: amieusage.CodeTimeout, message: "the body did not arrive", requests: 6, unavailable: true},
 		{name: "busy", status: 429, body: `{"error": "queue is deep", "code": "too_many_requests"}`,
 			code: amieusage.CodeTooManyRequests, message: "queue is deep", requests: 6, unavailable: true},
 		{name: "stopping", status: 503, body: `{"error": "stopping"}`,

@@ -298,7 +298,12 @@ func plainInsert(b *testing.B, n, commit int) {
 		b.Fatal(err)
 	}
 	defer conn.Close()
-	err = sqlitex.ExecuteScript(conn, `PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 20000;
+	for _, pragma := range []string{"PRAGMA synchronous = FULL", "PRAGMA wal_autocheckpoint = 20000"} {
+		if err := sqlitex.ExecuteTransient(conn, pragma, nil); err != nil {
+			b.Fatal(err)
+		}
+	}
+	err = sqlitex.ExecuteTransient(conn, `
 		CREATE TABLE records (id INTEGER PRIMARY KEY, resource TEXT, record TEXT, submit INTEGER, start INTEGER, end INTEGER,
 			project TEXT, user TEXT, charge INTEGER, nodes INTEGER, cores INTEGER, name TEXT, queue TEXT,
 			UNIQUE (resource, record, submit))`, nil)
@@ -448,4 +453,3 @@ func maxRSS(state *os.ProcessState) float64 {
 	}
 	return float64(usage.Maxrss) / 1024
 }
-

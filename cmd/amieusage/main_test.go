@@ -45,10 +45,11 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"exits":   exits,
-			"serve":   serve,
-			"sigterm": sigterm,
-			"newkey":  newKey,
+			"exits":        exits,
+			"serve":        serve,
+			"sigterm":      sigterm,
+			"newkey":       newKey,
+			"certificates": certificates,
 		},
 	})
 }

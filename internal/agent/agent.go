@@ -15,7 +15,6 @@ import (
 	"github.com/cockroachdb/apd/v3"
 
 	"github.com/amieusage/amieusage"
-	"github.com/amieusage/amieusage/internal/batch"
 	"github.com/amieusage/amieusage/internal/outbox"
 	"github.com/amieusage/amieusage/internal/siterules"
 	"github.com/amieusage/amieusage/usageclient"
@@ -118,12 +117,9 @@ func (a *Agent) progress(stage string) {
 }
 
 // bad notes a row or record that cannot be used. Everything else goes on.
-func (a *Agent) bad(err error) {
+func (a *Agent) bad(p Problem) {
+	p.Kind = "bad"
 	a.Summary.Bad++
-	p := Problem{Kind: "bad", Reason: err.Error()}
-	if row, ok := err.(*batch.RowError); ok {
-		p.Place = row.Place.String()
-	}
 	a.Summary.problem(p)
-	a.Log.Debug("cannot be used", "error", err)
+	a.Log.Debug("cannot be used", "error", p.Reason)
 }

@@ -16,103 +16,153 @@ const enqueueItems = 2000
 // (nil: none) moves with the last of them, and only when the source was read
 // to its end. Rows that cannot be used are counted; they stop nothing.
 //
+// Jobs of one source that have the same identity but not the same content are
+// counted as bad too: a ledger holds one of them, the last.
+//
 // With preview, nothing is enqueued: it is called with each record that would
 // be.
 func (a *Agent) Collect(ctx context.Context, source batch.Source, cursor *outbox.Cursor, preview func(outbox.Item)) error {
-	return a.enqueue(ctx, a.convert(ctx, source), cursor, preview)
+	e := &enqueuing{Agent: a, cursor: cursor, preview: preview, seen: idSet{}}
+	return e.run(ctx, a.convert(ctx, source))
 }
 
 // convert yields an item for each job that is to be reported.
 func (a *Agent) convert(ctx context.Context, source batch.Source) iter.Seq2[outbox.Item, error] {
 	return func(yield func(outbox.Item, error) bool) {
 		for job, err := range source.Jobs(ctx) {
-			if err != nil {
-				if !yield(outbox.Item{}, err) {
-					return
+			var item outbox.Item
+			if err == nil {
+				a.Summary.Read++
+				record, skip, rowErr := a.Rules.Convert(job)
+				if skip != "" {
+					a.Summary.Skip(string(skip), 1)
+					continue
 				}
-				continue
+				if err = rowErr; err == nil {
+					item = outbox.Item{Record: record, Place: job.Place.String()}
+				}
 			}
-			a.Summary.Read++
-			record, skip, err := a.Rules.Convert(job)
-			switch {
-			case err != nil:
-				if !yield(outbox.Item{}, err) {
-					return
-				}
-			case skip != "":
-				a.Summary.Skip(string(skip), 1)
-			default:
-				if !yield(outbox.Item{Record: record, Place: job.Place.String()}, nil) {
-					return
-				}
+			if !yield(item, err) {
+				return
 			}
 		}
 	}
 }
 
-// Enqueue enqueues records that come from elsewhere than a scheduler. An error
-// of type *batch.RowError concerns one record only.
+// Enqueue enqueues records that come from elsewhere than a scheduler; of
+// several contents of one record the last counts. An error of type
+// *batch.RowError concerns one record only.
 func (a *Agent) Enqueue(ctx context.Context, items iter.Seq2[outbox.Item, error]) error {
-	return a.enqueue(ctx, items, nil, nil)
+	return (&enqueuing{Agent: a}).run(ctx, items)
 }
 
-func (a *Agent) enqueue(ctx context.Context, items iter.Seq2[outbox.Item, error], cursor *outbox.Cursor, preview func(outbox.Item)) error {
-	chunk := make([]outbox.Item, 0, enqueueItems)
-	store := func(cursor *outbox.Cursor) error {
-		defer a.progress("collecting")
-		if err := a.store(ctx, chunk, cursor, preview); err != nil {
-			return err
-		}
-		chunk = chunk[:0]
-		return nil
-	}
+// An enqueuing is one run of Collect or Enqueue.
+type enqueuing struct {
+	*Agent
+	cursor  *outbox.Cursor
+	preview func(outbox.Item)
+	seen    idSet // the entries that it has met; nil: they may come again
+	chunk   []outbox.Item
+}
+
+func (e *enqueuing) run(ctx context.Context, items iter.Seq2[outbox.Item, error]) error {
+	var failed error
 	for item, err := range items {
-		if _, ok := errors.AsType[*batch.RowError](err); ok {
-			a.bad(err)
+		if row, ok := errors.AsType[*batch.RowError](err); ok {
+			e.bad(Problem{Place: row.Place.String(), Reason: row.Error()})
 			continue
 		}
 		if err != nil {
-			// What was read is good all the same; the cursor stays.
-			return errors.Join(err, store(nil))
+			failed = err
+			break
 		}
-		if chunk = append(chunk, item); len(chunk) == enqueueItems {
-			if err := store(nil); err != nil {
+		if e.chunk = append(e.chunk, item); len(e.chunk) == enqueueItems {
+			if err := e.store(ctx, nil); err != nil {
 				return err
 			}
 		}
 	}
-	if err := ctx.Err(); err != nil {
-		return err
+	if failed == nil {
+		failed = ctx.Err()
 	}
-	return store(cursor)
+	if failed != nil {
+		// What was read is good all the same; the cursor stays.
+		return errors.Join(failed, e.store(context.WithoutCancel(ctx), nil))
+	}
+	return e.store(ctx, e.cursor)
 }
 
-// store enqueues one chunk and counts what it did.
-func (a *Agent) store(ctx context.Context, chunk []outbox.Item, cursor *outbox.Cursor, preview func(outbox.Item)) error {
+// store enqueues the chunk and counts what that did.
+func (e *enqueuing) store(ctx context.Context, cursor *outbox.Cursor) error {
 	var outcomes []outbox.Outcome
 	var err error
-	if preview != nil {
-		outcomes, err = a.Queue.Preview(ctx, chunk)
+	if e.preview != nil {
+		outcomes, err = e.Queue.Preview(ctx, e.chunk)
 	} else {
-		outcomes, err = a.Queue.Enqueue(ctx, chunk, cursor)
+		outcomes, err = e.Queue.Enqueue(ctx, e.chunk, cursor)
 	}
 	if err != nil {
 		return err
 	}
 	for i, o := range outcomes {
+		again := o.Repeated
+		// The IDs of entries that are new to a preview come again.
+		if e.seen != nil && (e.preview == nil || o.Change != outbox.Added) {
+			again = e.seen.add(o.ID) || again
+		}
 		switch o.Change {
 		case outbox.Unchanged:
-			a.Summary.Unchanged++
+			e.Summary.Unchanged++
 			continue
 		case outbox.Added:
-			a.Summary.New++
+			e.Summary.New++
 		case outbox.Revised:
-			a.Summary.Changed++
+			e.Summary.Changed++
+			if e.seen != nil && again {
+				e.bad(overwriting(e.chunk, outcomes, i))
+			}
 		}
-		a.Summary.charge(chunk[i].Record)
-		if preview != nil {
-			preview(chunk[i])
+		e.Summary.charge(e.chunk[i].Record)
+		if e.preview != nil {
+			e.preview(e.chunk[i])
 		}
 	}
+	e.chunk = e.chunk[:0]
+	e.progress("collecting")
 	return nil
+}
+
+// overwriting is the problem of an item that has overwritten another one of
+// the same source.
+func overwriting(items []outbox.Item, outcomes []outbox.Outcome, i int) Problem {
+	other := "an earlier row"
+	for j, o := range outcomes[:i] {
+		if o.ID == outcomes[i].ID {
+			other = items[j].Place
+		}
+	}
+	return Problem{
+		Place:  items[i].Place,
+		Record: items[i].Record.String(),
+		Reason: items[i].Place + " is another job with the id and submit time of " + other +
+			": only this one is reported; correct the accounting, or report the other with amieusage send",
+	}
+}
+
+// An idSet is a set of entries' IDs, a bit for each, so that it stays small
+// beside any number of jobs. IDs are given one after the other: the set holds
+// pages of those that share all bits but the last twelve.
+type idSet map[outbox.ID]*[64]uint64
+
+// add reports whether the ID was in the set already.
+func (s idSet) add(id outbox.ID) bool {
+	page := s[id>>12]
+	if page == nil {
+		page = new([64]uint64)
+		s[id>>12] = page
+	}
+	word, bit := &page[id>>6&63], uint64(1)<<(id&63)
+	known := *word&bit != 0
+	*word |= bit
+	return known
 }

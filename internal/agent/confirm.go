@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -17,21 +18,25 @@ const (
 	// clockSkew is how far the clocks of site and service may be apart for
 	// entries to be found at once; beyond it they are found by the search of
 	// all that is loaded.
-	clockSkew = 15 * time.Minute
+	clockSkew = 2 * time.Hour
 	// singleLookups is up to how many entries are looked up one by one rather
 	// than by reading all that is loaded.
 	singleLookups = 100
 	confirmChunk  = 2000
+	// searchFactor is how many times more looks in vain precede each further
+	// search.
+	searchFactor = 8
 )
 
 // Confirm asks the service what became of the queued entries, again and again
 // until all are loaded or failed, or wait is over; the rest stays queued for
 // the next run.
 func (a *Agent) Confirm(ctx context.Context, wait time.Duration) error {
-	c := &confirmation{Agent: a}
+	c := &confirmation{Agent: a, seenFailed: map[int64]bool{}}
 	deadline := a.Clock().Add(wait)
 	pause := backoff.NewExponentialBackOff()
 	pause.InitialInterval, pause.MaxInterval = 50*time.Millisecond, 2*time.Second
+	inVain, nextSearch := 0, 1
 	for {
 		before, err := c.open(ctx)
 		if err != nil || before == 0 {
@@ -40,17 +45,19 @@ func (a *Agent) Confirm(ctx context.Context, wait time.Duration) error {
 		if err := c.look(ctx); err != nil {
 			return err
 		}
-		a.progress("confirming")
 		left, err := c.open(ctx)
 		if err != nil || left == 0 {
 			return err
 		}
 		if left == before {
-			// Nothing new: perhaps they were loaded long ago, and this send
-			// changed nothing.
+			inVain++
+		}
+		if inVain == nextSearch {
+			// Perhaps they were loaded long ago, and this send changed nothing.
 			if err := c.search(ctx); err != nil {
 				return err
 			}
+			nextSearch *= searchFactor
 		}
 		delay := pause.NextBackOff()
 		if a.Clock().Add(delay).After(deadline) {
@@ -70,9 +77,9 @@ func (a *Agent) Confirm(ctx context.Context, wait time.Duration) error {
 type confirmation struct {
 	*Agent
 	unconfirmed []outbox.Unconfirmed
-	noLoaded    bool      // the service has no GET usage/loaded
-	seenLoaded  time.Time // the newest LoadedTime seen, by the service's clock
-	searched    bool
+	noLoaded    bool           // the service has no GET usage/loaded
+	seenLoaded  time.Time      // the newest LoadedTime seen, by the service's clock
+	seenFailed  map[int64]bool // by FailedRecordID
 }
 
 // open reads what is to be confirmed, and returns how many entries that are.
@@ -163,30 +170,52 @@ func (c *confirmation) takeFailed(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// Taking one in a second time changes nothing.
+	failed = slices.DeleteFunc(failed, func(f amieusage.FailedRecord) bool {
+		known := c.seenFailed[f.FailedRecordID]
+		c.seenFailed[f.FailedRecordID] = true
+		return known || f.Record == nil
+	})
 	n, err := c.Queue.Failed(ctx, failed)
 	if err != nil {
 		return err
 	}
 	c.Summary.Failed += int64(n)
-	if n > 0 {
-		for _, f := range failed {
-			p := Problem{Kind: "failed", Reason: f.Error}
-			if f.Record != nil {
-				p.Record = f.Record.String()
+	return c.tellFailed(ctx, failed, n)
+}
+
+// tellFailed adds the entries that failed now to the summary's problems. There
+// are n of them, and they have the highest numbers: the other failed records
+// are those of earlier runs and of others.
+func (c *confirmation) tellFailed(ctx context.Context, failed []amieusage.FailedRecord, n int) error {
+	for _, f := range slices.Backward(failed) {
+		if n == 0 || len(c.Summary.Problems) == maxProblems {
+			break
+		}
+		id := f.Record.Identity().LocalRecordID
+		if id == "" {
+			continue
+		}
+		entries, err := c.Queue.List(ctx, outbox.Filter{States: []outbox.State{outbox.Failed}, LocalRecordID: id})
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if e.FailedRecordID == f.FailedRecordID {
+				n--
+				c.Summary.problem(Problem{Kind: "failed", Place: e.Place, Record: e.Record.String(), Reason: e.Reason})
 			}
-			c.Summary.problem(p)
 		}
 	}
 	return nil
 }
 
-// search looks once for the remaining entries among all that was ever loaded:
-// one by one where they are few.
+// search looks for the remaining entries among all that was ever loaded: one
+// by one where they are few.
 func (c *confirmation) search(ctx context.Context) error {
-	if c.searched || c.noLoaded {
+	if c.noLoaded {
 		return nil
 	}
-	c.searched = true
 	entries, err := c.Queue.List(ctx, outbox.Filter{States: []outbox.State{outbox.Queued}, Limit: singleLookups + 1})
 	if err != nil {
 		return err
@@ -213,13 +242,21 @@ func (c *confirmation) search(ctx context.Context) error {
 // the first of them was sent. Those that failed are taken out before. Where
 // others report on the same resource, it may confirm too early what is still
 // waiting; a failure then overrules it in a later run.
+//
+// What was sent long ago has been loaded or has failed. Then it is enough that
+// so many records were ever loaded, as clocks may be apart, and what is sent
+// again unchanged is not loaded again.
 func (c *confirmation) takeStatus(ctx context.Context) error {
 	unconfirmed, err := c.Queue.Unconfirmed(ctx)
 	if err != nil {
 		return err
 	}
 	for _, u := range unconfirmed {
-		status, err := c.Client.Status(ctx, amieusage.StatusQuery{From: u.FirstSentAt})
+		q := amieusage.StatusQuery{From: u.FirstSentAt}
+		if c.Clock().Sub(u.FirstSentAt) > clockSkew {
+			q.From = time.Unix(0, 0)
+		}
+		status, err := c.Client.Status(ctx, q)
 		if err != nil {
 			return err
 		}

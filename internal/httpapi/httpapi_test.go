@@ -86,6 +86,7 @@ type bench struct {
 	store   *faultyStore
 	service *ledger.Service
 	handler *httpapi.Handler
+	checked http.Handler // the handler, held against the description
 	log     *logBuffer
 	logger  *slog.Logger
 	url     string // of a server with the handler, without the prefix
@@ -135,7 +136,8 @@ func newBench(t testing.TB, options ...option) *bench {
 	b.service = ledger.New(serviceConfig)
 	config.Service = b.service
 	b.handler = httpapi.New(config)
-	server := httptest.NewServer(b.handler)
+	b.checked = checked(t, b.handler)
+	server := httptest.NewServer(b.checked)
 	b.url = server.URL
 	t.Cleanup(func() {
 		server.Close()

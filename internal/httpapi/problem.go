@@ -15,7 +15,6 @@ import (
 // A refusal is an error that may be shown to the caller as it is.
 type refusal struct {
 	err        *amieusage.Error
-	status     int           // 0: the status of the code
 	retryAfter time.Duration // 0: say nothing about when to come again
 	header     http.Header   // further header fields, or nil
 }
@@ -113,10 +112,7 @@ func (h *Handler) refusalOf(x *exchange, err error) *refusal {
 // problem returns the answer that tells of an error.
 func (h *Handler) problem(x *exchange, err error) *answer {
 	r := h.refusalOf(x, err)
-	status := r.status
-	if status == 0 {
-		status = r.err.Code.HTTPStatus()
-	}
+	status := r.err.Code.HTTPStatus()
 	header := r.header
 	if r.retryAfter > 0 {
 		header = header.Clone()

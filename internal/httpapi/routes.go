@@ -8,48 +8,58 @@ import (
 	"strings"
 
 	"github.com/amieusage/amieusage"
+	"github.com/amieusage/amieusage/api"
 )
 
 const healthPath = "/healthz"
 
-// routes fills the table of what is served where. A path that is known is 405
-// for other methods, and what is not known is 404: neither needs a key.
+// A route is a path and what is served there.
+type route struct {
+	path    string
+	hint    string // for those who call it with another method
+	methods map[string]endpoint
+}
+
+// table lists what is served where, as package api describes it.
+func (h *Handler) table() []route {
+	return []route{
+		{healthPath, "", map[string]endpoint{http.MethodGet: h.health}},
+		{Prefix + "/openapi.yaml", "", map[string]endpoint{http.MethodGet: description}},
+		{Prefix + "/usage", "records are sent with POST; what became of them is at usage/status, usage/failed and usage/loaded",
+			map[string]endpoint{http.MethodPost: h.guarded(h.send)}},
+		{Prefix + "/usage/failed", "failed records are cleared by their ids, as in DELETE " + Prefix + "/usage/failed/17,18",
+			map[string]endpoint{http.MethodGet: h.guarded(h.failed)}},
+		{Prefix + "/usage/failed/{ids}", "the failed records themselves are at usage/failed",
+			map[string]endpoint{http.MethodDelete: h.guarded(h.clear)}},
+		{Prefix + "/usage/status", "", map[string]endpoint{http.MethodGet: h.guarded(h.status)}},
+		{Prefix + "/usage/loaded", "", map[string]endpoint{http.MethodGet: h.guarded(h.loaded)}},
+		{Prefix + "/usage/summary", "", map[string]endpoint{http.MethodGet: h.guarded(h.summary)}},
+	}
+}
+
+// routes registers the table. A path that is known is 405 for other methods,
+// and what is not known is 404: neither needs a key. GET serves HEAD too.
 func (h *Handler) routes() {
-	h.route(healthPath, "", map[string]endpoint{http.MethodGet: h.health})
-	for _, r := range []struct {
-		path    string
-		hint    string // for those who call it with another method
-		methods map[string]endpoint
-	}{
-		{"/usage", "records are sent with POST; what became of them is at usage/status, usage/failed and usage/loaded",
-			map[string]endpoint{http.MethodPost: h.send}},
-		{"/usage/failed", "failed records are cleared by their ids, as in DELETE " + Prefix + "/usage/failed/17,18",
-			map[string]endpoint{http.MethodGet: h.failed}},
-		{"/usage/failed/{ids}", "the failed records themselves are at usage/failed",
-			map[string]endpoint{http.MethodDelete: h.clear}},
-		{"/usage/status", "", map[string]endpoint{http.MethodGet: h.status}},
-		{"/usage/loaded", "", map[string]endpoint{http.MethodGet: h.loaded}},
-		{"/usage/summary", "", map[string]endpoint{http.MethodGet: h.summary}},
-	} {
+	for _, r := range h.table() {
 		for method, e := range r.methods {
-			r.methods[method] = h.guarded(e)
+			h.handle(method+" "+r.path, e)
 		}
-		h.route(Prefix+r.path, r.hint, r.methods)
+		allowed := slices.Sorted(maps.Keys(r.methods))
+		if slices.Contains(allowed, http.MethodGet) {
+			allowed = append(allowed, http.MethodHead)
+		}
+		h.handle(r.path, otherMethod(strings.Join(allowed, ", "), r.hint))
 	}
 	h.handle("/", notFound)
 }
 
-// route registers a path with its methods. GET serves HEAD too.
-func (h *Handler) route(path, hint string, methods map[string]endpoint) {
-	for method, e := range methods {
-		h.handle(method+" "+path, e)
-	}
-	allowed := slices.Sorted(maps.Keys(methods))
-	if slices.Contains(allowed, http.MethodGet) {
-		allowed = append(allowed, http.MethodHead)
-	}
-	allow := strings.Join(allowed, ", ")
-	h.handle(path, func(x *exchange) (*answer, error) {
+func (h *Handler) handle(pattern string, e endpoint) {
+	h.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) { h.serve(w, r, e) })
+}
+
+// otherMethod refuses what a path does not allow.
+func otherMethod(allow, hint string) endpoint {
+	return func(x *exchange) (*answer, error) {
 		return nil, &refusal{
 			header: http.Header{"Allow": {allow}},
 			err: &amieusage.Error{
@@ -58,11 +68,7 @@ func (h *Handler) route(path, hint string, methods map[string]endpoint) {
 				Hint:    hint,
 			},
 		}
-	})
-}
-
-func (h *Handler) handle(pattern string, e endpoint) {
-	h.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) { h.serve(w, r, e) })
+	}
 }
 
 func notFound(x *exchange) (*answer, error) {
@@ -70,7 +76,7 @@ func notFound(x *exchange) (*answer, error) {
 		Code:    amieusage.CodeNotFound,
 		Message: "there is nothing at " + strconv.Quote(cut(x.URL.Path, 128)),
 		Hint: "the base URL of the Usage API ends in " + Prefix +
-			"; below it are usage, usage/failed, usage/failed/{ids}, usage/status, usage/loaded and usage/summary",
+			"; below it are usage, usage/failed, usage/failed/{ids}, usage/status, usage/loaded and usage/summary, and openapi.yaml describes them",
 	}
 }
 
@@ -82,4 +88,9 @@ func (h *Handler) health(*exchange) (*answer, error) {
 	return jsonAnswer(struct {
 		Status string `json:"status"`
 	}{"ok"})
+}
+
+// description answers GET openapi.yaml.
+func description(*exchange) (*answer, error) {
+	return &answer{status: http.StatusOK, contentType: "application/yaml", body: api.OpenAPI}, nil
 }

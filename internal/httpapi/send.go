@@ -92,13 +92,10 @@ func (h *Handler) readBody(r *http.Request) ([]byte, error) {
 		return nil, h.errTooLarge()
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return nil, &refusal{
-			status: http.StatusRequestTimeout,
-			err: &amieusage.Error{
-				Code:    amieusage.CodeForStatus(http.StatusRequestTimeout),
-				Message: "the request body did not arrive in time; nothing was stored",
-				Hint:    "send fewer records in each message",
-			},
+		return nil, &amieusage.Error{
+			Code:    amieusage.CodeTimeout,
+			Message: "the request body did not arrive in time; nothing was stored",
+			Hint:    "send fewer records in each message",
 		}
 	}
 	return nil, &amieusage.Error{

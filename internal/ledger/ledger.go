@@ -72,7 +72,7 @@ type Judge interface {
 
 // A LoadReport says what one transaction of loading did.
 type LoadReport struct {
-	Batches   int
+	Batches   int // taken out of the queue, with the damaged ones
 	Loaded    int // records that are now in the ledger, changed or not
 	Unchanged int // of these, records whose content was there already
 	Failed    int

@@ -32,11 +32,11 @@ func (s *Service) Run(ctx context.Context) error {
 		case err != nil:
 			wait, wake = retry.NextBackOff(), nil
 			s.log.Error("loading failed; the records stay queued", "error", err, "retry_in", wait)
-		case report.Batches > 0 || len(report.Damaged) > 0:
-			retry.Reset()
-			continue
 		default:
 			retry.Reset()
+			if report.Batches > 0 {
+				continue
+			}
 		}
 		timer := time.NewTimer(wait)
 		select {

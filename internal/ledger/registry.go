@@ -1,6 +1,8 @@
 package ledger
 
 import (
+	"fmt"
+	"slices"
 	"time"
 
 	"github.com/amieusage/amieusage"
@@ -95,6 +97,62 @@ type AllocationSpec struct {
 	Resource   string
 	Amount     int64 // millionths
 	Start, End time.Time
+}
+
+// Check returns a *amieusage.Error with [amieusage.CodeInvalid] where the spec
+// contradicts itself, or states what a registry cannot hold.
+func (spec *RegistrySpec) Check() error {
+	sites := map[string]bool{}
+	for i := range spec.Sites {
+		site := &spec.Sites[i]
+		if site.Name == "" || sites[site.Name] {
+			return specError("site %q has no name or stands there twice", site.Name)
+		}
+		sites[site.Name] = true
+		if slices.Contains(site.Resources, "") {
+			return specError("site %s has a resource without a name", site.Name)
+		}
+		projects := map[string]bool{}
+		for j := range site.Projects {
+			project := &site.Projects[j]
+			if project.ID == "" || projects[project.ID] {
+				return specError("site %s: project %q has no id or stands there twice", site.Name, project.ID)
+			}
+			projects[project.ID] = true
+			if err := project.check(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (p *ProjectSpec) check() error {
+	if slices.Contains(p.Users, "") {
+		return specError("project %s has a user without a name", p.ID)
+	}
+	type key struct {
+		resource string
+		start    time.Time
+	}
+	seen := map[key]bool{}
+	for _, a := range p.Allocations {
+		k := key{a.Resource, a.Start.UTC()}
+		switch {
+		case seen[k]:
+			return specError("project %s has two allocations on %s from %s", p.ID, a.Resource, amieusage.FormatTime(a.Start))
+		case !a.Start.Before(a.End):
+			return specError("project %s: the allocation on %s from %s ends before it starts", p.ID, a.Resource, amieusage.FormatTime(a.Start))
+		case a.Amount < 0 || a.Amount > amieusage.MaxCharge*1_000_000:
+			return specError("project %s: the allocation on %s must be from 0 to nine trillion units", p.ID, a.Resource)
+		}
+		seen[k] = true
+	}
+	return nil
+}
+
+func specError(format string, args ...any) error {
+	return &amieusage.Error{Code: amieusage.CodeInvalid, Message: fmt.Sprintf(format, args...)}
 }
 
 // A Change is one thing that an import did to the registry.

@@ -15,17 +15,15 @@ import (
 // failedColumns are what scanFailed reads.
 const failedColumns = `failed_id, usage_type, failure, record`
 
-func scanFailed(stmt *sqlite.Stmt) (amieusage.FailedRecord, error) {
+func scanFailed(stmt *sqlite.Stmt) amieusage.FailedRecord {
 	f := amieusage.FailedRecord{
 		FailedRecordID: stmt.ColumnInt64(0),
 		UsageType:      usageTypes[stmt.ColumnInt64(1)],
 		Error:          stmt.ColumnText(2),
+		Raw:            columnBytes(stmt, 3),
 	}
-	raw := make([]byte, stmt.ColumnLen(3))
-	stmt.ColumnBytes(3, raw)
-	var err error
-	f.Record, err = amieusage.CheckRecord(f.UsageType, raw)
-	return f, err
+	f.Record, f.Problem = amieusage.CheckRecord(f.UsageType, f.Raw)
+	return f
 }
 
 // Failed returns open failed records, in order of failing.
@@ -37,9 +35,8 @@ func (l *Ledger) Failed(ctx context.Context, site ledger.SiteID, q ledger.Failed
 			&sqlitex.ExecOptions{
 				Args: []any{int64(site), q.After, q.Limit},
 				ResultFunc: func(stmt *sqlite.Stmt) error {
-					f, err := scanFailed(stmt)
-					failed = append(failed, f)
-					return err
+					failed = append(failed, scanFailed(stmt))
+					return nil
 				},
 			})
 	})
@@ -48,6 +45,7 @@ func (l *Ledger) Failed(ctx context.Context, site ledger.SiteID, q ledger.Failed
 
 // Clear clears failed records, all or none.
 func (l *Ledger) Clear(ctx context.Context, site ledger.SiteID, ids []int64, now time.Time) error {
+	ids = slices.Compact(slices.Sorted(slices.Values(ids)))
 	return l.db.write(ctx, func(conn *sqlite.Conn) error {
 		unknown := &ledger.UnknownFailedError{}
 		cleared := 0
@@ -57,9 +55,7 @@ func (l *Ledger) Clear(ctx context.Context, site ledger.SiteID, ids []int64, now
 				return err
 			}
 			if known == 0 {
-				if !slices.Contains(unknown.IDs, id) {
-					unknown.IDs = append(unknown.IDs, id)
-				}
+				unknown.IDs = append(unknown.IDs, id)
 				continue
 			}
 			err = sqlitex.Execute(conn, `

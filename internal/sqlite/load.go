@@ -2,90 +2,109 @@ package sqlite
 
 import (
 	"context"
-	"fmt"
 	"math"
 	"time"
 
 	"zombiezen.com/go/sqlite"
 	"zombiezen.com/go/sqlite/sqlitex"
 
-	"github.com/amieusage/amieusage"
 	"github.com/amieusage/amieusage/internal/ledger"
 )
 
-// Load loads the oldest queued batches of one site in one transaction.
+// Load loads the oldest queued batches of one site in one transaction. The
+// records are read ahead of it, and on another core.
+//
+// A site's batches are loaded in order of acceptance, whoever loads them: what
+// is read ahead is the head of the queue, and a batch that another program has
+// loaded meanwhile is passed over.
 func (l *Ledger) Load(ctx context.Context, now time.Time, maxRecords int, judge ledger.Judge) (ledger.LoadReport, error) {
-	var queued bool
-	err := l.db.read(ctx, func(conn *sqlite.Conn) error {
-		n, err := number(conn, `SELECT EXISTS (SELECT 1 FROM batches WHERE loaded_at IS NULL)`)
-		queued = n == 1
-		return err
-	})
-	if err != nil || !queued {
+	l.loading.Lock()
+	defer l.loading.Unlock()
+	queued, err := l.queuedBatches(ctx, maxRecords)
+	if err != nil || len(queued) == 0 {
 		return ledger.LoadReport{}, err
 	}
+	site := queued[0].Site
+	verdicts := make(chan []ledger.Verdict, len(queued))
+	go func() {
+		defer close(verdicts)
+		for _, q := range queued {
+			verdicts <- judge.Read(&q.Batch)
+		}
+	}()
 	var t *loadTransaction
 	err = l.db.write(ctx, func(conn *sqlite.Conn) error {
-		batches, err := l.queuedBatches(conn, maxRecords)
-		if err != nil || len(batches) == 0 {
-			return err
-		}
 		t = &loadTransaction{
 			conn:     conn,
-			site:     batches[0].Site,
+			site:     site,
+			judge:    judge,
 			daily:    map[dailyKey]*usage{},
 			balances: map[balanceKey]*usage{},
 			loads:    map[loadKey]*usage{},
 		}
-		return t.run(l, batches, now, judge)
+		if err := t.begin(l, now); err != nil {
+			return err
+		}
+		for _, q := range queued {
+			if err := t.load(q, <-verdicts); err != nil {
+				return err
+			}
+		}
+		return t.writeTotals()
 	})
-	if t == nil {
-		return ledger.LoadReport{}, err
-	}
 	if err != nil {
 		// Names that were registered in it went with the transaction.
-		delete(l.registries, t.site)
+		delete(l.registries, site)
 		return ledger.LoadReport{}, err
 	}
 	return t.report, nil
 }
 
-// queuedBatches reads the oldest queued batch, and those behind it of the same
-// site up to about maxRecords records.
-func (l *Ledger) queuedBatches(conn *sqlite.Conn, maxRecords int) ([]*ledger.Batch, error) {
-	site, err := number(conn, `SELECT site_id FROM batches WHERE loaded_at IS NULL ORDER BY batch_id LIMIT 1`)
-	if err != nil || site == 0 {
-		return nil, err
-	}
-	var batches []*ledger.Batch
-	stmt, err := conn.Prepare(`
-		SELECT batch_id, key_id, usage_type, accepted_at, records FROM batches
-		WHERE loaded_at IS NULL AND +site_id = ? ORDER BY batch_id`)
-	if err != nil {
-		return nil, err
-	}
-	defer stmt.Reset()
-	stmt.BindInt64(1, site)
-	for records := 0; records < maxRecords; {
-		if more, err := stmt.Step(); err != nil || !more {
-			return batches, err
+// A queuedBatch is a batch as it is in the queue.
+type queuedBatch struct {
+	ledger.Batch
+	damaged bool // it has no Records then
+}
+
+// queuedBatches reads the oldest queued batches of the site that has waited
+// longest, up to about maxRecords records.
+func (l *Ledger) queuedBatches(ctx context.Context, maxRecords int) (queued []*queuedBatch, err error) {
+	err = l.db.read(ctx, func(conn *sqlite.Conn) error {
+		site, err := number(conn, `
+			SELECT site_id FROM sites s WHERE queued > 0
+				AND EXISTS (SELECT 1 FROM batches b WHERE b.site_id = s.site_id AND loaded_at IS NULL AND damaged = 0)
+			ORDER BY last_loaded_at, site_id LIMIT 1`)
+		if err != nil || site == 0 {
+			return err
 		}
-		packed := make([]byte, stmt.ColumnLen(4))
-		stmt.ColumnBytes(4, packed)
-		b := &ledger.Batch{
-			ID:         stmt.ColumnInt64(0),
-			Site:       ledger.SiteID(site),
-			KeyID:      stmt.ColumnInt64(1),
-			UsageType:  usageTypes[stmt.ColumnInt64(2)],
-			AcceptedAt: fromNanos(stmt.ColumnInt64(3)),
+		stmt, err := conn.Prepare(`
+			SELECT batch_id, key_id, usage_type, accepted_at, record_count, records FROM batches
+			WHERE site_id = ? AND loaded_at IS NULL AND damaged = 0 ORDER BY batch_id`)
+		if err != nil {
+			return err
 		}
-		if b.Records, err = l.unpack(packed); err != nil {
-			return nil, fmt.Errorf("batch %d: %w", b.ID, err)
+		defer stmt.Reset()
+		stmt.BindInt64(1, site)
+		for records := int64(0); records < int64(maxRecords); {
+			if more, err := stmt.Step(); err != nil || !more {
+				return err
+			}
+			q := &queuedBatch{Batch: ledger.Batch{
+				ID:         stmt.ColumnInt64(0),
+				Site:       ledger.SiteID(site),
+				KeyID:      stmt.ColumnInt64(1),
+				UsageType:  usageTypes[stmt.ColumnInt64(2)],
+				AcceptedAt: fromNanos(stmt.ColumnInt64(3)),
+			}}
+			count := stmt.ColumnInt64(4)
+			q.Records, err = l.unpack(columnBytes(stmt, 5), count)
+			q.damaged = err != nil
+			queued = append(queued, q)
+			records += count
 		}
-		batches = append(batches, b)
-		records += len(b.Records)
-	}
-	return batches, nil
+		return nil
+	})
+	return queued, err
 }
 
 // A loadTransaction is one transaction of loading, with the changes to the
@@ -93,16 +112,16 @@ func (l *Ledger) queuedBatches(conn *sqlite.Conn, maxRecords int) ([]*ledger.Bat
 type loadTransaction struct {
 	conn     *sqlite.Conn
 	site     ledger.SiteID
+	judge    ledger.Judge
 	registry *siteRegistry
 	loadedAt int64
 	report   ledger.LoadReport
 
-	find, insert, update      *sqlite.Stmt
-	openFailed, grossCharge   int64
-	daily                     map[dailyKey]*usage
-	balances                  map[balanceKey]*usage
-	loads                     map[loadKey]*usage
-	failedBefore, grossBefore int64
+	insert, find, update, keep, close *sqlite.Stmt
+	openFailed, grossCharge           int64 // of the site
+	daily                             map[dailyKey]*usage
+	balances                          map[balanceKey]*usage
+	loads                             map[loadKey]*usage
 }
 
 type (
@@ -128,144 +147,170 @@ type ledgerEntry struct {
 // digestBytes is how much of a digest is kept.
 const digestBytes = 16
 
-func (t *loadTransaction) run(l *Ledger, batches []*ledger.Batch, now time.Time, judge ledger.Judge) (err error) {
-	if err := t.begin(l, now); err != nil {
-		return err
-	}
-	for _, b := range batches {
-		verdicts, err := judge(&t.registry.Registry, b)
-		if err != nil {
-			return err
-		}
-		for i := range verdicts {
-			if err := t.apply(b, int64(i), &verdicts[i]); err != nil {
-				return err
-			}
-		}
-		err = sqlitex.Execute(t.conn, `UPDATE batches SET loaded_at = ? WHERE batch_id = ?`,
-			&sqlitex.ExecOptions{Args: []any{t.loadedAt, b.ID}})
-		if err != nil {
-			return err
-		}
-		t.report.Batches++
-	}
-	return t.writeTotals()
-}
-
 func (t *loadTransaction) begin(l *Ledger, now time.Time) (err error) {
 	var lastLoaded int64
 	err = sqlitex.Execute(t.conn, `SELECT last_loaded_at, open_failed, gross_charge FROM sites WHERE site_id = ?`,
 		&sqlitex.ExecOptions{
 			Args: []any{int64(t.site)},
 			ResultFunc: func(stmt *sqlite.Stmt) error {
-				lastLoaded, t.failedBefore, t.grossBefore = stmt.ColumnInt64(0), stmt.ColumnInt64(1), stmt.ColumnInt64(2)
+				lastLoaded, t.openFailed, t.grossCharge = stmt.ColumnInt64(0), stmt.ColumnInt64(1), stmt.ColumnInt64(2)
 				return nil
 			},
 		})
 	if err != nil {
 		return err
 	}
-	t.openFailed, t.grossCharge = t.failedBefore, t.grossBefore
 	t.loadedAt = max(nanos(now), lastLoaded+1)
 	if t.registry, err = l.registryOf(t.conn, t.site); err != nil {
 		return err
 	}
-	if t.find, err = t.conn.Prepare(`
-		SELECT record_id, revision, batch_id, ordinal, digest, project_id, user_id, usage_time, charge, gives_back, loaded_at
-		FROM records
-		WHERE site_id = ? AND resource_id = ? AND usage_type = ? AND local_record_id = ? AND key_time = ?`); err != nil {
+	for _, p := range []struct {
+		stmt  **sqlite.Stmt
+		query string
+	}{
+		{&t.insert, `
+			INSERT INTO records (site_id, resource_id, usage_type, local_record_id, key_time, revision, batch_id, ordinal,
+				digest, project_id, user_id, usage_time, charge, gives_back, loaded_at)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+			ON CONFLICT DO NOTHING`},
+		{&t.find, `
+			SELECT record_id, revision, batch_id, ordinal, digest, project_id, user_id, usage_time, charge, gives_back, loaded_at
+			FROM records
+			WHERE site_id = ? AND resource_id = ? AND usage_type = ? AND local_record_id = ? AND key_time = ?`},
+		{&t.update, `
+			UPDATE records SET revision = ?, batch_id = ?, ordinal = ?, digest = ?, project_id = ?, user_id = ?,
+				usage_time = ?, charge = ?, gives_back = ?, loaded_at = ?
+			WHERE record_id = ?`},
+		{&t.keep, `
+			INSERT INTO revisions (site_id, record_id, revision, batch_id, ordinal, charge, loaded_at)
+			VALUES (?, ?, ?, ?, ?, ?, ?)`},
+		{&t.close, `
+			UPDATE failed_records SET state = ?6, closed_at = ?7
+			WHERE site_id = ?1 AND resource_id = ?2 AND usage_type = ?3 AND local_record_id = ?4 AND key_time = ?5
+				AND state = 0`},
+	} {
+		if *p.stmt, err = t.conn.Prepare(p.query); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// load loads one batch, of which verdicts were read.
+func (t *loadTransaction) load(q *queuedBatch, verdicts []ledger.Verdict) error {
+	err := sqlitex.Execute(t.conn, `
+		UPDATE batches SET damaged = ?1, loaded_at = CASE ?1 WHEN 0 THEN ?2 END
+		WHERE batch_id = ?3 AND loaded_at IS NULL AND damaged = 0`,
+		&sqlitex.ExecOptions{Args: []any{asNumber(q.damaged), t.loadedAt, q.ID}})
+	if err != nil || t.conn.Changes() == 0 {
 		return err
 	}
-	if t.insert, err = t.conn.Prepare(`
-		INSERT INTO records (site_id, resource_id, usage_type, local_record_id, key_time, revision, batch_id, ordinal,
-			digest, project_id, user_id, usage_time, charge, gives_back, loaded_at)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`); err != nil {
-		return err
+	t.report.Batches++
+	if q.damaged {
+		t.report.Damaged = append(t.report.Damaged, q.ID)
+		return nil
 	}
-	t.update, err = t.conn.Prepare(`
-		UPDATE records SET revision = ?, batch_id = ?, ordinal = ?, digest = ?, project_id = ?, user_id = ?,
-			usage_time = ?, charge = ?, gives_back = ?, loaded_at = ?
-		WHERE record_id = ?`)
-	return err
+	for i := range verdicts {
+		if err := t.apply(&q.Batch, i, &verdicts[i]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // apply brings one record into the ledger, or among the failed ones.
-func (t *loadTransaction) apply(b *ledger.Batch, ordinal int64, v *ledger.Verdict) error {
+func (t *loadTransaction) apply(b *ledger.Batch, ordinal int, v *ledger.Verdict) (err error) {
 	id := v.Record.Identity()
-	common := v.Record.Common()
-	resource, err := t.registry.resource(t.conn, t.site, id.Resource)
-	if err != nil {
-		return err
-	}
 	e := &ledgerEntry{
 		revision:      1,
-		resource:      resource,
 		usageType:     usageTypeNumber(id.UsageType),
 		localRecordID: id.LocalRecordID,
 		keyTime:       nanos(id.KeyTime),
 		batch:         b.ID,
-		ordinal:       ordinal,
+		ordinal:       int64(ordinal),
 		digest:        [digestBytes]byte(v.Digest[:digestBytes]),
 		usageTime:     nanos(v.Record.UsageTime()),
 		charge:        v.Charge,
 		givesBack:     v.GivesBack,
 		loadedAt:      t.loadedAt,
 	}
-	old, err := t.lookup(e)
-	if err != nil {
+	if e.resource, err = t.registry.resource(t.conn, t.site, id.Resource); err != nil {
 		return err
 	}
 	failure := v.Failure
-	if failure == "" && t.overflows(old, e) {
-		failure = ledger.TotalTooLarge
+	if failure == "" {
+		failure = t.judge.Check(&t.registry.Registry, v.Record)
 	}
-	stale := old != nil && (old.batch > e.batch || old.batch == e.batch && old.ordinal >= e.ordinal)
 	if failure != "" {
-		return t.fail(e, failure, v.Record, stale)
+		return t.fail(e, failure, b.Records[ordinal])
 	}
-	t.report.Loaded++
-	if err := t.supersede(e); err != nil {
-		return err
-	}
-	switch {
-	case stale:
-		t.report.Unchanged++
-		return nil
-	case old != nil && old.digest == e.digest:
-		// The content stands, but it was accepted again: what was accepted in
-		// between must not come out on top of it.
-		t.report.Unchanged++
-		return sqlitex.Execute(t.conn, `UPDATE records SET batch_id = ?, ordinal = ? WHERE record_id = ?`,
-			&sqlitex.ExecOptions{Args: []any{e.batch, e.ordinal, old.record}})
-	}
+	common := v.Record.Common()
 	if e.project, err = t.registry.project(t.conn, t.site, common.LocalProjectID); err != nil {
 		return err
 	}
 	if e.user, err = t.registry.user(t.conn, t.site, common.Username); err != nil {
 		return err
 	}
-	if old == nil {
-		if err := t.insertEntry(e); err != nil {
+	stored := false
+	if e.charge <= math.MaxInt64-t.grossCharge {
+		if stored, err = t.insertEntry(e); err != nil {
 			return err
 		}
-	} else {
-		if err := t.reviseEntry(old, e); err != nil {
-			return err
-		}
-		t.count(old, -1)
 	}
-	t.count(e, +1)
-	return nil
+	if !stored {
+		old, err := t.lookup(e)
+		switch {
+		case err != nil:
+			return err
+		case old == nil || e.charge > math.MaxInt64-(t.grossCharge-old.charge):
+			return t.fail(e, ledger.TotalTooLarge, b.Records[ordinal])
+		case old.digest == e.digest:
+			t.report.Unchanged++
+		default:
+			if err := t.reviseEntry(old, e); err != nil {
+				return err
+			}
+			t.count(old, -1)
+			stored = true
+		}
+	}
+	if stored {
+		t.count(e, +1)
+	}
+	t.report.Loaded++
+	return t.supersede(e)
+}
+
+// bindIdentity binds e's identity as the first five parameters.
+func (t *loadTransaction) bindIdentity(stmt *sqlite.Stmt, e *ledgerEntry) {
+	stmt.BindInt64(1, int64(t.site))
+	stmt.BindInt64(2, e.resource)
+	stmt.BindInt64(3, e.usageType)
+	stmt.BindText(4, e.localRecordID)
+	stmt.BindInt64(5, e.keyTime)
+}
+
+// insertEntry stores e where its identity is new, and reports whether it is.
+func (t *loadTransaction) insertEntry(e *ledgerEntry) (bool, error) {
+	t.bindIdentity(t.insert, e)
+	t.insert.BindInt64(6, e.revision)
+	t.insert.BindInt64(7, e.batch)
+	t.insert.BindInt64(8, e.ordinal)
+	t.insert.BindBytes(9, e.digest[:])
+	t.insert.BindInt64(10, e.project)
+	t.insert.BindInt64(11, e.user)
+	t.insert.BindInt64(12, e.usageTime)
+	t.insert.BindInt64(13, e.charge)
+	t.insert.BindBool(14, e.givesBack)
+	t.insert.BindInt64(15, e.loadedAt)
+	err := run(t.insert)
+	return t.conn.Changes() == 1, err
 }
 
 // lookup returns the entry of e's identity, or nil.
 func (t *loadTransaction) lookup(e *ledgerEntry) (*ledgerEntry, error) {
 	defer t.find.Reset()
-	t.find.BindInt64(1, int64(t.site))
-	t.find.BindInt64(2, e.resource)
-	t.find.BindInt64(3, e.usageType)
-	t.find.BindText(4, e.localRecordID)
-	t.find.BindInt64(5, e.keyTime)
+	t.bindIdentity(t.find, e)
 	if found, err := t.find.Step(); err != nil || !found {
 		return nil, err
 	}
@@ -287,83 +332,55 @@ func (t *loadTransaction) lookup(e *ledgerEntry) (*ledgerEntry, error) {
 	return old, nil
 }
 
-// overflows reports whether e in place of old would take the site's gross
-// total beyond an int64.
-func (t *loadTransaction) overflows(old, e *ledgerEntry) bool {
-	gross := t.grossCharge
-	if old != nil {
-		gross -= old.charge
-	}
-	return e.charge > math.MaxInt64-gross
-}
-
-func (t *loadTransaction) insertEntry(e *ledgerEntry) error {
-	for i, n := range []int64{int64(t.site), e.resource, e.usageType, 0, e.keyTime, e.revision, e.batch, e.ordinal,
-		0, e.project, e.user, e.usageTime, e.charge, asNumber(e.givesBack), e.loadedAt} {
-		t.insert.BindInt64(i+1, n)
-	}
-	t.insert.BindText(4, e.localRecordID)
-	t.insert.BindBytes(9, e.digest[:])
-	return run(t.insert)
-}
-
 // reviseEntry puts e in the place of old, which is kept among the revisions.
 func (t *loadTransaction) reviseEntry(old, e *ledgerEntry) error {
-	err := sqlitex.Execute(t.conn, `
-		INSERT INTO revisions (site_id, record_id, revision, batch_id, ordinal, charge, loaded_at)
-		VALUES (?, ?, ?, ?, ?, ?, ?)`,
-		&sqlitex.ExecOptions{Args: []any{
-			int64(t.site), old.record, old.revision, old.batch, old.ordinal, old.charge, old.loadedAt,
-		}})
-	if err != nil {
+	for i, n := range []int64{int64(t.site), old.record, old.revision, old.batch, old.ordinal, old.charge, old.loadedAt} {
+		t.keep.BindInt64(i+1, n)
+	}
+	if err := run(t.keep); err != nil {
 		return err
 	}
-	e.record, e.revision = old.record, old.revision+1
-	for i, n := range []int64{e.revision, e.batch, e.ordinal, 0, e.project, e.user, e.usageTime, e.charge,
-		asNumber(e.givesBack), e.loadedAt, e.record} {
-		t.update.BindInt64(i+1, n)
-	}
+	t.update.BindInt64(1, old.revision+1)
+	t.update.BindInt64(2, e.batch)
+	t.update.BindInt64(3, e.ordinal)
 	t.update.BindBytes(4, e.digest[:])
+	t.update.BindInt64(5, e.project)
+	t.update.BindInt64(6, e.user)
+	t.update.BindInt64(7, e.usageTime)
+	t.update.BindInt64(8, e.charge)
+	t.update.BindBool(9, e.givesBack)
+	t.update.BindInt64(10, e.loadedAt)
+	t.update.BindInt64(11, old.record)
 	return run(t.update)
 }
 
-// fail keeps the record among the failed ones, in the place of an earlier
-// failure of the same identity. One that a later content has overtaken is
-// superseded at once.
-func (t *loadTransaction) fail(e *ledgerEntry, failure ledger.Failure, record amieusage.Record, stale bool) error {
+// fail keeps the record, raw as it was sent, among the failed ones, in the
+// place of an earlier failure of the same identity.
+func (t *loadTransaction) fail(e *ledgerEntry, failure ledger.Failure, raw []byte) error {
 	t.report.Failed++
 	if err := t.supersede(e); err != nil {
 		return err
 	}
-	state := failedOpen
-	if stale {
-		state = failedSuperseded
-	} else {
-		t.openFailed++
-	}
+	t.openFailed++
 	return sqlitex.Execute(t.conn, `
 		INSERT INTO failed_records (site_id, resource_id, usage_type, local_record_id, key_time, batch_id, ordinal,
 			failure, failed_at, record, state)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		&sqlitex.ExecOptions{Args: []any{
 			int64(t.site), e.resource, e.usageType, e.localRecordID, e.keyTime, e.batch, e.ordinal,
-			string(failure), t.loadedAt, record.AppendJSON(nil), state,
+			string(failure), t.loadedAt, raw, failedOpen,
 		}})
 }
 
-// supersede closes the open failed records of e's identity that were accepted
-// before it.
+// supersede closes the open failed record of e's identity.
 func (t *loadTransaction) supersede(e *ledgerEntry) error {
 	if t.openFailed == 0 {
 		return nil
 	}
-	err := sqlitex.Execute(t.conn, `
-		UPDATE failed_records SET state = ?1, closed_at = ?2
-		WHERE site_id = ?3 AND resource_id = ?4 AND usage_type = ?5 AND local_record_id = ?6 AND key_time = ?7
-			AND state = 0 AND (batch_id, ordinal) < (?8, ?9)`,
-		&sqlitex.ExecOptions{Args: []any{
-			failedSuperseded, t.loadedAt, int64(t.site), e.resource, e.usageType, e.localRecordID, e.keyTime, e.batch, e.ordinal,
-		}})
+	t.bindIdentity(t.close, e)
+	t.close.BindInt64(6, failedSuperseded)
+	t.close.BindInt64(7, t.loadedAt)
+	err := run(t.close)
 	t.openFailed -= int64(t.conn.Changes())
 	return err
 }
@@ -462,6 +479,13 @@ func asNumber(b bool) int64 {
 		return 1
 	}
 	return 0
+}
+
+// columnBytes returns a copy of a column's bytes.
+func columnBytes(stmt *sqlite.Stmt, column int) []byte {
+	b := make([]byte, stmt.ColumnLen(column))
+	stmt.ColumnBytes(column, b)
+	return b
 }
 
 // run steps a statement that gives no rows, and makes it ready to run again.

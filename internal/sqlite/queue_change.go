@@ -1,7 +1,6 @@
 package sqlite
 
 import (
-	"bytes"
 	"context"
 	"strconv"
 	"time"
@@ -167,7 +166,7 @@ func (tx *queueTransaction) apply(row *queueRow, rule func(p *outbox.Progress) b
 	stmt.BindInt64(5, row.FailedRecordID)
 	stmt.BindInt64(6, nanos(row.SentAt))
 	stmt.BindInt64(7, nanos(row.LoadedAt))
-	if row.LoadedAt.IsZero() || bytes.Equal(row.LoadedDigest[:], row.Digest[:]) {
+	if row.LoadedAt.IsZero() || row.LoadedDigest == row.Digest {
 		stmt.BindNull(8)
 	} else {
 		stmt.BindBytes(8, row.LoadedDigest[:])

@@ -1,9 +1,12 @@
 package sqlite
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 
 	"zombiezen.com/go/sqlite"
 	"zombiezen.com/go/sqlite/sqlitex"
@@ -68,8 +71,8 @@ func readRegistry(conn *sqlite.Conn, site ledger.SiteID) (*siteRegistry, error) 
 			if p := byID[stmt.ColumnInt64(0)]; p != nil {
 				p.Allocations = append(p.Allocations, ledger.Allocation{
 					Resource: stmt.ColumnInt64(1),
-					Start:    fromNanos(stmt.ColumnInt64(2)),
-					End:      fromNanos(stmt.ColumnInt64(3)),
+					Start:    timeOf(stmt.ColumnInt64(2)),
+					End:      timeOf(stmt.ColumnInt64(3)),
 				})
 			}
 		}},
@@ -93,9 +96,12 @@ func (r *siteRegistry) resource(conn *sqlite.Conn, site ledger.SiteID, name stri
 	}
 	err := sqlitex.Execute(conn, `INSERT INTO resources (site_id, name) VALUES (?, ?)`,
 		&sqlitex.ExecOptions{Args: []any{int64(site), name}})
+	if err != nil {
+		return 0, err
+	}
 	id = conn.LastInsertRowID()
 	r.Resources[name] = id
-	return id, err
+	return id, nil
 }
 
 // user returns the number of a user, registering it where it is new.
@@ -106,9 +112,12 @@ func (r *siteRegistry) user(conn *sqlite.Conn, site ledger.SiteID, name string) 
 	}
 	err := sqlitex.Execute(conn, `INSERT INTO users (site_id, username) VALUES (?, ?)`,
 		&sqlitex.ExecOptions{Args: []any{int64(site), name}})
+	if err != nil {
+		return 0, err
+	}
 	id = conn.LastInsertRowID()
 	r.Users[name] = id
-	return id, err
+	return id, nil
 }
 
 // project returns the number of a project, registering it where it is new.
@@ -118,13 +127,19 @@ func (r *siteRegistry) project(conn *sqlite.Conn, site ledger.SiteID, name strin
 	}
 	err := sqlitex.Execute(conn, `INSERT INTO projects (site_id, local_project_id) VALUES (?, ?)`,
 		&sqlitex.ExecOptions{Args: []any{int64(site), name}})
+	if err != nil {
+		return 0, err
+	}
 	id := conn.LastInsertRowID()
 	r.Projects[name] = &ledger.Project{ID: id, Users: map[int64]bool{}}
-	return id, err
+	return id, nil
 }
 
 // Import brings the registry in line with what the spec names.
 func (l *Ledger) Import(ctx context.Context, spec *ledger.RegistrySpec) (changes []ledger.Change, err error) {
+	if err := spec.Check(); err != nil {
+		return nil, err
+	}
 	err = l.db.write(ctx, func(conn *sqlite.Conn) error {
 		changes = nil
 		for i := range spec.Sites {
@@ -238,7 +253,8 @@ func (imp *siteImport) members(spec *ledger.ProjectSpec, project int64) error {
 		}
 		imp.changed("added", "user %s to project %s", username, spec.ID)
 	}
-	for username, user := range imp.registry.Users {
+	for _, username := range slices.Sorted(maps.Keys(imp.registry.Users)) {
+		user := imp.registry.Users[username]
 		if !members[user] || wanted[user] {
 			continue
 		}
@@ -266,6 +282,10 @@ func (imp *siteImport) allocations(spec *ledger.ProjectSpec, project int64) erro
 		})
 	if err != nil {
 		return err
+	}
+	names := map[int64]string{}
+	for name, resource := range imp.registry.Resources {
+		names[resource] = name
 	}
 	wanted := map[key]bool{}
 	for _, a := range spec.Allocations {
@@ -295,9 +315,11 @@ func (imp *siteImport) allocations(spec *ledger.ProjectSpec, project int64) erro
 			action = "changed"
 		}
 		imp.changed(action, "allocation of project %s on %s from %s: %s until %s", spec.ID, a.Resource,
-			amieusage.FormatTime(a.Start), amieusage.ChargeOfMillionths(a.Amount), amieusage.FormatTime(a.End))
+			amieusage.FormatTime(timeOf(k.start)), amieusage.ChargeOfMillionths(a.Amount), amieusage.FormatTime(timeOf(g.end)))
 	}
-	for k := range old {
+	for _, k := range slices.SortedFunc(maps.Keys(old), func(a, b key) int {
+		return cmp.Or(cmp.Compare(names[a.resource], names[b.resource]), cmp.Compare(a.start, b.start))
+	}) {
 		if wanted[k] {
 			continue
 		}
@@ -305,11 +327,8 @@ func (imp *siteImport) allocations(spec *ledger.ProjectSpec, project int64) erro
 			int64(imp.site), project, k.resource, k.start); err != nil {
 			return err
 		}
-		for name, resource := range imp.registry.Resources {
-			if resource == k.resource {
-				imp.changed("removed", "allocation of project %s on %s from %s", spec.ID, name, amieusage.FormatTime(fromNanos(k.start)))
-			}
-		}
+		imp.changed("removed", "allocation of project %s on %s from %s", spec.ID, names[k.resource],
+			amieusage.FormatTime(timeOf(k.start)))
 	}
 	return nil
 }

@@ -139,6 +139,9 @@ func (db *database) write(ctx context.Context, f func(conn *sqlite.Conn) error) 
 		return errClosed
 	}
 	defer func() { db.writer <- conn }()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	end, err := sqlitex.ImmediateTransaction(conn)
 	if err != nil {
 		return db.failure(err)

@@ -2,7 +2,8 @@ package sqlite
 
 import (
 	"context"
-	"math"
+	"slices"
+	"strings"
 
 	"zombiezen.com/go/sqlite"
 	"zombiezen.com/go/sqlite/sqlitex"
@@ -24,10 +25,7 @@ func (l *Ledger) Status(ctx context.Context, site ledger.SiteID, q amieusage.Sta
 		}
 		return &status[i]
 	}
-	from, to := nanos(q.From), nanos(q.To)
-	if q.To.IsZero() {
-		to = math.MaxInt64
-	}
+	from, to := nanos(q.From), endNanos(q.To)
 	// Whole hours come from the hourly sums; what is left at both ends, from
 	// those of each transaction.
 	firstHour := (from + hourNanos - 1) / hourNanos * hourNanos
@@ -85,9 +83,8 @@ func (l *Ledger) Status(ctx context.Context, site ledger.SiteID, q amieusage.Sta
 				&sqlitex.ExecOptions{
 					Args: []any{int64(site), g.id, g.failure, from, to, maxRecords},
 					ResultFunc: func(stmt *sqlite.Stmt) error {
-						f, err := scanFailed(stmt)
-						e.Records = append(e.Records, f)
-						return err
+						e.Records = append(e.Records, scanFailed(stmt))
+						return nil
 					},
 				})
 			if err != nil {
@@ -98,5 +95,9 @@ func (l *Ledger) Status(ctx context.Context, site ledger.SiteID, q amieusage.Sta
 		}
 		return nil
 	})
-	return status, err
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(status, func(a, b amieusage.ResourceStatus) int { return strings.Compare(a.Resource, b.Resource) })
+	return status, nil
 }

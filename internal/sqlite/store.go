@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"math"
+	"sync"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
@@ -19,8 +21,9 @@ type Ledger struct {
 	db         *database
 	compress   *zstd.Encoder
 	decompress *zstd.Decoder
-	// registries holds what loading checks records against, by site. Only the
-	// writer touches it.
+	// loading is held by the one Load at a time, for which registries holds
+	// what records are checked against, by site.
+	loading    sync.Mutex
 	registries map[ledger.SiteID]*siteRegistry
 }
 
@@ -38,7 +41,7 @@ func OpenLedger(ctx context.Context, path string) (*Ledger, error) {
 	if err != nil {
 		return nil, errors.Join(err, db.close())
 	}
-	decoder, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0))
+	decoder, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(maxBatchBytes))
 	if err != nil {
 		return nil, errors.Join(err, db.close())
 	}
@@ -52,9 +55,14 @@ func OpenLedger(ctx context.Context, path string) (*Ledger, error) {
 
 // Close waits for the transaction under way and closes the file.
 func (l *Ledger) Close() error {
+	err := l.db.close()
 	l.decompress.Close()
-	return errors.Join(l.compress.Close(), l.db.close())
+	return errors.Join(err, l.compress.Close())
 }
+
+// maxBatchBytes is the most that the records of a batch may take; a request
+// has far less.
+const maxBatchBytes = 64 << 20
 
 // usageTypes are the usage types by the numbers that stand for them in the
 // file.
@@ -69,56 +77,92 @@ func usageTypeNumber(t amieusage.UsageType) int64 {
 	return 0
 }
 
-// nanos returns the number that stands for a time; 0 for the zero time.
+// latestNanos stands for all times that are later; a day's length fits above
+// it.
+const latestNanos = math.MaxInt64 - dayNanos
+
+var earliestTime, latestTime = time.Unix(0, 0), time.Unix(0, latestNanos)
+
+// nanos returns the number that stands for a time, cut to what a number can
+// hold: 0 for the zero time and all times before 1970.
 func nanos(t time.Time) int64 {
-	if t.IsZero() {
+	switch {
+	case t.Before(earliestTime):
 		return 0
+	case t.After(latestTime):
+		return latestNanos
 	}
 	return t.UnixNano()
 }
 
+// endNanos is nanos for the end of a period; the zero time sets none.
+func endNanos(t time.Time) int64 {
+	if t.IsZero() {
+		return latestNanos
+	}
+	return nanos(t)
+}
+
+// fromNanos returns the time of a number that is 0 where there is none.
 func fromNanos(n int64) time.Time {
 	if n == 0 {
 		return time.Time{}
 	}
-	return time.Unix(0, n).UTC()
+	return timeOf(n)
 }
 
+// timeOf returns the time that a number stands for.
+func timeOf(n int64) time.Time { return time.Unix(0, n).UTC() }
+
 // pack puts records into one compressed piece, each behind its length.
-func (l *Ledger) pack(records [][]byte) []byte {
+func (l *Ledger) pack(records [][]byte) ([]byte, error) {
 	size := 0
 	for _, r := range records {
 		size += len(r) + binary.MaxVarintLen32
+	}
+	if size > maxBatchBytes {
+		return nil, &amieusage.Error{Code: amieusage.CodeTooLarge, Message: "the records are too large for one message",
+			Hint: "send fewer records at once"}
 	}
 	plain := make([]byte, 0, size)
 	for _, r := range records {
 		plain = append(binary.AppendUvarint(plain, uint64(len(r))), r...)
 	}
-	return l.compress.EncodeAll(plain, nil)
+	return l.compress.EncodeAll(plain, nil), nil
 }
 
-// unpack is the reverse of pack.
-func (l *Ledger) unpack(packed []byte) ([][]byte, error) {
+// errBatchDamaged means that the records of a batch are not what was packed.
+var errBatchDamaged = &amieusage.Error{Code: amieusage.CodeInternal, Message: "the records of a batch are damaged",
+	Hint: "restore the ledger from a backup"}
+
+// unpack is the reverse of pack; the batch has count records.
+func (l *Ledger) unpack(packed []byte, count int64) ([][]byte, error) {
 	plain, err := l.decompress.DecodeAll(packed, nil)
 	if err != nil {
-		return nil, err
+		return nil, errBatchDamaged
 	}
 	var records [][]byte
 	for len(plain) > 0 {
 		n, used := binary.Uvarint(plain)
 		if used <= 0 || n > uint64(len(plain)-used) {
-			return nil, errors.New("the records of a batch are damaged")
+			return nil, errBatchDamaged
 		}
 		end := used + int(n)
 		records = append(records, plain[used:end:end])
 		plain = plain[end:]
+	}
+	if int64(len(records)) != count {
+		return nil, errBatchDamaged
 	}
 	return records, nil
 }
 
 // Accept stores the batch and returns when it is on stable storage.
 func (l *Ledger) Accept(ctx context.Context, b *ledger.Batch, maxQueued int64) error {
-	packed := l.pack(b.Records)
+	packed, err := l.pack(b.Records)
+	if err != nil {
+		return err
+	}
 	return l.db.write(ctx, func(conn *sqlite.Conn) error {
 		queued, err := number(conn, `SELECT queued FROM sites WHERE site_id = ?`, int64(b.Site))
 		if err != nil {

@@ -2,7 +2,6 @@ package sqlite
 
 import (
 	"context"
-	"math"
 	"slices"
 	"strings"
 
@@ -34,33 +33,33 @@ var groupInner = map[amieusage.GroupKey]string{
 	amieusage.ByUsageType: `usage_type`,
 }
 
-// usageRows gives usage in [?2, ?3) by day: whole days from the roll-up, what
-// is left at both ends from the records. [?4, ?5) are the whole days in it.
+// usageRows gives the usage of whole days, [?2, ?3), from the roll-up, and what
+// is left at both ends, [?4, ?5) and [?6, ?7), from the records.
 const usageRows = `
 	SELECT day, resource_id, project_id, user_id, usage_type, records, deducted, given_back
-	FROM daily_usage WHERE site_id = ?1 AND day >= ?4 AND day < ?5
+	FROM daily_usage WHERE site_id = ?1 AND day >= ?2 AND day < ?3
 	UNION ALL
-	SELECT usage_time / 86400000000000, resource_id, project_id, user_id, usage_type, 1,
-		CASE gives_back WHEN 0 THEN charge ELSE 0 END, CASE gives_back WHEN 0 THEN 0 ELSE charge END
-	FROM records WHERE site_id = ?1 AND (
-		usage_time >= ?2 AND usage_time < min(?3, ?4 * 86400000000000)
-		OR usage_time >= max(?2, ?5 * 86400000000000) AND usage_time < ?3)`
+	SELECT ` + recordUsage + ` FROM records WHERE site_id = ?1 AND usage_time >= ?4 AND usage_time < ?5
+	UNION ALL
+	SELECT ` + recordUsage + ` FROM records WHERE site_id = ?1 AND usage_time >= ?6 AND usage_time < ?7`
+
+// recordUsage are the columns of daily_usage, of one record.
+const recordUsage = `usage_time / 86400000000000 AS day, resource_id, project_id, user_id, usage_type, 1 AS records,
+	CASE gives_back WHEN 0 THEN charge ELSE 0 END AS deducted, CASE gives_back WHEN 0 THEN 0 ELSE charge END AS given_back`
+
+// usageBounds returns the parameters ?2 to ?7 of usageRows for the times
+// [from, to).
+func usageBounds(from, to int64) []any {
+	firstDay, lastDay := (from+dayNanos-1)/dayNanos, to/dayNanos
+	if firstDay > lastDay {
+		// Within one day: all of it from the records.
+		return []any{0, 0, from, to, 0, 0}
+	}
+	return []any{firstDay, lastDay, from, firstDay * dayNanos, lastDay * dayNanos, to}
+}
 
 // Summary sums up usage by time of usage.
 func (l *Ledger) Summary(ctx context.Context, site ledger.SiteID, q amieusage.SummaryQuery, maxRows int) (*amieusage.Summary, error) {
-	from, to := nanos(q.From), nanos(q.To)
-	if q.To.IsZero() {
-		to = math.MaxInt64
-	}
-	firstDay := (from + dayNanos - 1) / dayNanos
-	lastDay := to / dayNanos
-	if q.To.IsZero() {
-		lastDay = math.MaxInt64 / dayNanos
-	}
-	if firstDay > lastDay {
-		// Within one day: all of it from the records.
-		firstDay, lastDay = lastDay+1, lastDay+1
-	}
 	var inner, outer []string
 	for _, k := range q.GroupBy {
 		inner = append(inner, groupInner[k])
@@ -71,11 +70,13 @@ func (l *Ledger) Summary(ctx context.Context, site ledger.SiteID, q amieusage.Su
 		FROM (SELECT ` + strings.Join(slices.Compact(slices.Sorted(slices.Values(inner))), ", ") + `,
 				sum(records) AS records, sum(deducted) AS deducted, sum(given_back) AS given_back
 			FROM (` + usageRows + `) GROUP BY ` + strings.Join(inner, ", ") + `) u
-		GROUP BY ` + columns + ` HAVING sum(records) > 0 ORDER BY ` + columns + ` LIMIT ?6`
+		GROUP BY ` + columns + ` HAVING sum(records) > 0 ORDER BY ` + columns + ` LIMIT ?8`
 	summary := &amieusage.Summary{GroupBy: q.GroupBy}
+	args := append([]any{int64(site)}, usageBounds(nanos(q.From), endNanos(q.To))...)
+	args = append(args, maxRows+1)
 	err := l.db.read(ctx, func(conn *sqlite.Conn) error {
 		err := sqlitex.Execute(conn, query, &sqlitex.ExecOptions{
-			Args: []any{int64(site), from, to, firstDay, lastDay, maxRows + 1},
+			Args: args,
 			ResultFunc: func(stmt *sqlite.Stmt) error {
 				summary.Rows = append(summary.Rows, scanSummary(stmt, q.GroupBy))
 				return nil
@@ -84,16 +85,18 @@ func (l *Ledger) Summary(ctx context.Context, site ledger.SiteID, q amieusage.Su
 		if err != nil {
 			return err
 		}
+		byResource := slices.Contains(q.GroupBy, amieusage.ByResource)
+		if slices.Contains(q.GroupBy, amieusage.ByProject) && len(q.GroupBy) == 1+int(asNumber(byResource)) {
+			if err := addBalances(conn, site, byResource, summary); err != nil {
+				return err
+			}
+		}
 		if len(summary.Rows) > maxRows {
 			return &amieusage.Error{
 				Code:    amieusage.CodeTooLarge,
 				Message: "the summary has too many rows",
 				Hint:    "group by less, or ask for a shorter time",
 			}
-		}
-		byResource := slices.Contains(q.GroupBy, amieusage.ByResource)
-		if slices.Contains(q.GroupBy, amieusage.ByProject) && len(q.GroupBy) == 1+int(asNumber(byResource)) {
-			return addBalances(conn, site, byResource, summary.Rows)
 		}
 		return nil
 	})
@@ -131,28 +134,44 @@ func scanSummary(stmt *sqlite.Stmt, keys []amieusage.GroupKey) amieusage.Summary
 }
 
 // addBalances gives each row the balance of its project, or of its project on
-// its resource.
-func addBalances(conn *sqlite.Conn, site ledger.SiteID, byResource bool, rows []amieusage.SummaryRow) error {
+// its resource, and adds a row for each that has an allocation but no usage in
+// the time asked for.
+func addBalances(conn *sqlite.Conn, site ledger.SiteID, byResource bool, summary *amieusage.Summary) error {
 	type key struct{ project, resource string }
-	balances := map[key]*amieusage.Balance{}
+	rows := map[key]int{}
+	for i, r := range summary.Rows {
+		rows[key{r.LocalProjectID, r.Resource}] = i
+	}
 	resource := `''`
 	if byResource {
 		resource = `r.name`
 	}
 	err := sqlitex.Execute(conn, `
-		SELECT p.local_project_id, `+resource+`, sum(allocated), sum(used), sum(given_back) FROM (
-			SELECT project_id, resource_id, amount AS allocated, 0 AS used, 0 AS given_back
+		SELECT p.local_project_id, `+resource+`, sum(allocated), sum(used), sum(given_back), max(granted) FROM (
+			SELECT project_id, resource_id, amount AS allocated, 0 AS used, 0 AS given_back, 1 AS granted
 			FROM allocations WHERE site_id = ?1
 			UNION ALL
-			SELECT project_id, resource_id, 0, used, given_back FROM balances WHERE site_id = ?1) b
+			SELECT project_id, resource_id, 0, used, given_back, 0 FROM balances WHERE site_id = ?1) b
 		JOIN projects p ON p.project_id = b.project_id
 		JOIN resources r ON r.resource_id = b.resource_id
 		GROUP BY 1, 2`,
 		&sqlitex.ExecOptions{
 			Args: []any{int64(site)},
 			ResultFunc: func(stmt *sqlite.Stmt) error {
+				k := key{stmt.ColumnText(0), stmt.ColumnText(1)}
+				i, ok := rows[k]
+				if !ok {
+					if !stmt.ColumnBool(5) {
+						return nil
+					}
+					none := amieusage.ChargeOfMillionths(0)
+					i = len(summary.Rows)
+					summary.Rows = append(summary.Rows, amieusage.SummaryRow{
+						LocalProjectID: k.project, Resource: k.resource, Deducted: none, GivenBack: none, Charge: none,
+					})
+				}
 				allocated, used, givenBack := stmt.ColumnInt64(2), stmt.ColumnInt64(3), stmt.ColumnInt64(4)
-				balances[key{stmt.ColumnText(0), stmt.ColumnText(1)}] = &amieusage.Balance{
+				summary.Rows[i].Balance = &amieusage.Balance{
 					Allocated: amieusage.ChargeOfMillionths(allocated),
 					Used:      amieusage.ChargeOfMillionths(used),
 					GivenBack: amieusage.ChargeOfMillionths(givenBack),
@@ -161,13 +180,10 @@ func addBalances(conn *sqlite.Conn, site ledger.SiteID, byResource bool, rows []
 				return nil
 			},
 		})
-	if err != nil {
-		return err
-	}
-	for i := range rows {
-		rows[i].Balance = balances[key{rows[i].LocalProjectID, rows[i].Resource}]
-	}
-	return nil
+	slices.SortFunc(summary.Rows, func(a, b amieusage.SummaryRow) int {
+		return slices.Compare(a.Group(summary.GroupBy), b.Group(summary.GroupBy))
+	})
+	return err
 }
 
 // remaining returns allocated − used + givenBack, which may be beyond an

@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"context"
+	"math"
 	"strconv"
 	"time"
 
@@ -48,7 +49,7 @@ func testQueueLoaded(q *queueTest) {
 	at := time.Date(2031, 1, 1, 0, 0, 0, 123456789, time.FixedZone("", 3600))
 	wild := queueLoaded(other, time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC))
 	wildKey := queueLoaded(other, at)
-	wildKey.SubmitTime = time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
+	wildKey.SubmitTime = wildKey.SubmitTime.Add(math.MaxInt64).Add(math.MaxInt64).Add(2) // 2^64 ns on
 	unnamed := queueLoaded(job, at)
 	unnamed.UsageType = "" // means a compute record
 	q.unchanged(func() {
@@ -206,7 +207,7 @@ func testQueueList(q *queueTest) {
 
 func testQueueCounts(q *queueTest) {
 	ctx := context.Background()
-	if v := q.view(); v.Counts != nil || v.Unconfirmed != nil {
+	if v := q.view(0); v.Counts != nil || v.Unconfirmed != nil {
 		q.t.Errorf("an empty queue counts %v and %v", v.Counts, v.Unconfirmed)
 	}
 	q.enqueue(queueItem("1", queueBulk, "10"), queueItem("2", queueBulk, "10"), queueItem("3", queueBulk, "10"), queueItem("1", queueGPUs, "10"))
@@ -218,7 +219,7 @@ func testQueueCounts(q *queueTest) {
 		{Resource: queueBulk, State: outbox.Pending, Entries: 1},
 		{Resource: queueBulk, State: outbox.Queued, Entries: 2},
 	}
-	v := q.view()
+	v := q.view(0)
 	if diff := cmp.Diff(want, v.Counts); diff != "" {
 		q.t.Errorf("counts differ (-want +got):\n%s", diff)
 	}

@@ -1,0 +1,156 @@
+package amieusage_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log"
+	"time"
+
+	"github.com/amieusage/amieusage"
+)
+
+// job is the record of a finished job.
+func job() *amieusage.ComputeRecord {
+	charge, err := amieusage.ParseCharge("16.25")
+	if err != nil {
+		log.Fatal(err)
+	}
+	submitted := time.Date(2026, 10, 1, 23, 59, 0, 0, time.UTC)
+	return &amieusage.ComputeRecord{
+		Username:       "alice",
+		LocalProjectID: "p.abc123456.000",
+		LocalRecordID:  "4711",
+		Resource:       "bridges2-rm.psc.access-ci.org",
+		SubmitTime:     submitted,
+		StartTime:      submitted.Add(time.Minute),
+		EndTime:        submitted.Add(4 * time.Hour),
+		Charge:         charge,
+		NodeCount:      amieusage.CountOf(4),
+		Queue:          "RM",
+	}
+}
+
+func Example() {
+	record := job()
+	if err := record.Validate(); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(record)
+	fmt.Println(string(record.AppendJSON(nil)))
+	// Output:
+	// Compute 4711 of alice for p.abc123456.000 on bridges2-rm.psc.access-ci.org at 2026-10-01T23:59:00Z: charge 16.25
+	// {"Username":"alice","LocalProjectID":"p.abc123456.000","LocalRecordID":"4711","Resource":"bridges2-rm.psc.access-ci.org","SubmitTime":"2026-10-01T23:59:00Z","StartTime":"2026-10-02T00:00:00Z","EndTime":"2026-10-02T03:59:00Z","Charge":"16.25","Attributes":{"NodeCount":4,"Queue":"RM"}}
+}
+
+func ExampleIndent() {
+	refund := &amieusage.AdjustmentRecord{
+		AdjustmentType: amieusage.Refund,
+		Username:       "alice",
+		LocalProjectID: "p.abc123456.000",
+		LocalRecordID:  "adj-1",
+		Resource:       "bridges2-rm.psc.access-ci.org",
+		StartTime:      job().SubmitTime,
+		Charge:         amieusage.ChargeOfMillionths(2_500_000),
+		Comment:        "node failure",
+	}
+	fmt.Println(amieusage.Indent(refund))
+	// Output:
+	// {
+	//   "AdjustmentType": "refund",
+	//   "Username": "alice",
+	//   "LocalProjectID": "p.abc123456.000",
+	//   "LocalRecordID": "adj-1",
+	//   "Resource": "bridges2-rm.psc.access-ci.org",
+	//   "StartTime": "2026-10-01T23:59:00Z",
+	//   "Charge": "2.5",
+	//   "Comment": "node failure"
+	// }
+}
+
+func ExampleValidationError() {
+	record := job()
+	record.Username = ""
+	record.EndTime = record.StartTime.Add(-time.Second)
+	record.NodeCount = amieusage.CountOf(-1)
+	err := record.Validate()
+	if invalid, ok := errors.AsType[*amieusage.ValidationError](err); ok {
+		for _, field := range invalid.Fields {
+			fmt.Println(field.Field, field.Problem)
+		}
+	}
+	// Output:
+	// Username is required
+	// EndTime must not be before StartTime
+	// Attributes.NodeCount must not be negative
+}
+
+func ExampleDecodeMessage() {
+	body := []byte(`{"UsageType": "storage", "Records": [
+		{"Username": "alice", "LocalProjectID": "p.abc123456.000", "LocalRecordID": "st-1", "Resource": "ocean.psc.access-ci.org",
+		 "CollectionTime": "2026-10-02 00:00:00", "Charge": 12.5, "Attributes": {"BytesStored": "13421772800"}},
+		{"LocalRecordID": "st-2", "CollectionTime": "yesterday"}]}`)
+	usageType, records, err := amieusage.DecodeMessage(body)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, raw := range records {
+		record, err := amieusage.CheckRecord(usageType, raw)
+		if err != nil {
+			fmt.Println("refused:", err)
+			continue
+		}
+		fmt.Println(record)
+	}
+	// Output:
+	// Storage st-1 of alice for p.abc123456.000 on ocean.psc.access-ci.org at 2026-10-02T00:00:00Z: charge 12.5
+	// refused: Username is required; LocalProjectID is required; Resource is required; CollectionTime is not an ISO 8601 time: "yesterday" (write it as in 2026-10-01T23:59:00Z or 2026-10-01T19:59:00-04:00); Charge is required
+}
+
+func ExampleMessage() {
+	message, err := amieusage.NewMessage(job())
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(message)
+	if err := message.Append(&amieusage.StorageRecord{}); err != nil {
+		fmt.Println(err)
+	}
+	// Output:
+	// Compute message of 1 records
+	// a Storage record cannot go into a Compute message (send records of different kinds in different messages)
+}
+
+func ExampleSendResponse() {
+	body := []byte(`{"Message": "1 records have been queued for loading.",
+		"FailedRecords": [{"LocalRecordID": "4712", "Charge": "-1", "UsageType": "Compute", "Error": "Charge must not be negative"}]}`)
+	var response amieusage.SendResponse
+	if err := json.Unmarshal(body, &response); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(response)
+	for _, failed := range response.FailedRecords {
+		fmt.Println(failed.Record.Common().LocalRecordID, failed.Error)
+	}
+	// Output:
+	// 1 records have been queued for loading. 1 records were refused.
+	// 4712 Charge must not be negative
+}
+
+func ExampleCharge_Millionths() {
+	for _, text := range []string{"16.25", "1.9e-05", "0.0019444444444444444"} {
+		charge, err := amieusage.ParseCharge(text)
+		if err != nil {
+			log.Fatal(err)
+		}
+		millionths, err := charge.Millionths()
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(charge, millionths)
+	}
+	// Output:
+	// 16.25 16250000
+	// 1.9e-05 19
+	// 0.0019444444444444444 1944
+}

@@ -1,0 +1,12 @@
+package httpapi
+
+// Routes returns the method and the path of all that is served.
+func (h *Handler) Routes() []string {
+	var routes []string
+	for _, r := range h.table() {
+		for method := range r.methods {
+			routes = append(routes, method+" "+r.path)
+		}
+	}
+	return routes
+}
