@@ -13,8 +13,7 @@ import (
 // ErrUnavailable is what errors.Is finds in an error that passes by itself, so
 // that the same call may succeed later: no answer before the attempts or the
 // context ended; an answer that is not from a Usage API, such as a login page or
-// a redirect to one; or one of the statuses 408, 429, 502, 503 and
-// 504.
+// a redirect to one; or one of the statuses 408, 429, 502, 503 and 504.
 var ErrUnavailable = errors.New("usageclient: the service cannot be reached, or cannot serve now")
 
 // An Error says which request failed, and why. No part of it holds the API key.

@@ -19,6 +19,9 @@ const (
 	// entries to be found at once; beyond it they are found by the search of
 	// all that is loaded.
 	clockSkew = 2 * time.Hour
+	// statusMargin is how much before the answer to a send was stored its first
+	// record may have been loaded.
+	statusMargin = time.Minute
 	// singleLookups is up to how many entries are looked up one by one rather
 	// than by reading all that is loaded.
 	singleLookups = 100
@@ -240,8 +243,9 @@ func (c *confirmation) search(ctx context.Context) error {
 // takeStatus confirms, where the service lists no loaded records, all queued
 // entries of a resource once its status counts at least as many loaded since
 // the first of them was sent. Those that failed are taken out before. Where
-// others report on the same resource, it may confirm too early what is still
-// waiting; a failure then overrules it in a later run.
+// more is loaded on the same resource, by others or by a run just before, it
+// may confirm too early what is still waiting; a failure then overrules it in a
+// later run.
 //
 // What was sent long ago has been loaded or has failed. Then it is enough that
 // so many records were ever loaded, as clocks may be apart, and what is sent
@@ -252,7 +256,7 @@ func (c *confirmation) takeStatus(ctx context.Context) error {
 		return err
 	}
 	for _, u := range unconfirmed {
-		q := amieusage.StatusQuery{From: u.FirstSentAt}
+		q := amieusage.StatusQuery{From: u.FirstSentAt.Add(-statusMargin)}
 		if c.Clock().Sub(u.FirstSentAt) > clockSkew {
 			q.From = time.Unix(0, 0)
 		}

@@ -46,11 +46,11 @@ var (
 	forgiven = []string{
 		"POST /api/v1/usage/ Content-Type ",
 		"POST /api/v1/usage/ Content-Encoding X-GZIP",
+		"DELETE /api/v1/usage/failed/2%2C1",
 		"DELETE /api/v1/usage/failed/2,%203",
 	}
 	// What a schema cannot say, the text of the description does.
 	unsayable = []string{
-		"POST /api/v1/usage/ Content-Type application/json; charset=iso-8859-1",
 		"GET /api/v1/usage/status?FromTime=2026-10-02&ToTime=2026-10-01",
 		"GET /api/v1/usage/status?FromTime=2026-10-02&fromtime=2026-10-01",
 		"GET /api/v1/usage/status?FromTime=%zz",
@@ -76,9 +76,10 @@ func exchangeName(r *http.Request) string {
 func checked(t testing.TB, h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		sent := &sentBody{ReadCloser: r.Body}
-		r.Body = sent
+		tapped := *r // net/http still needs the body that it made
+		tapped.Body = sent
 		answered := &answeredBody{ResponseWriter: w}
-		h.ServeHTTP(answered, r)
+		h.ServeHTTP(answered, &tapped)
 		name := exchangeName(r)
 		refused, told := verdict(answered.status, answered.body.Bytes())
 		input := &openapi3filter.RequestValidationInput{
@@ -104,7 +105,7 @@ func checked(t testing.TB, h http.Handler) http.Handler {
 			t.Errorf("%s is served, but not as described: %v", name, err)
 		case err == nil && refused && !slices.Contains(unsayable, name):
 			t.Errorf("%s is as described, but is refused: %s", name, answered.body.Bytes())
-		case err != nil == refused && (slices.Contains(forgiven, name) || slices.Contains(unsayable, name)):
+		case err == nil && !refused && slices.Contains(forgiven, name), err != nil && refused && slices.Contains(unsayable, name):
 			t.Errorf("%s is no exception", name)
 		}
 		output := &openapi3filter.ResponseValidationInput{

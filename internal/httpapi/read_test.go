@@ -108,7 +108,7 @@ func TestPaging(t *testing.T) {
 	b.failing(t, 7)
 	b.call(t, "POST", "/api/v1/usage/", message("m", 7)).into(t, &struct{}{})
 	b.load(t)
-	proxy := httptest.NewServer(http.StripPrefix("/sites/amie", b.handler))
+	proxy := httptest.NewServer(http.StripPrefix("/sites/amie", b.checked))
 	defer proxy.Close()
 	for _, base := range []string{b.url, proxy.URL + "/sites/amie"} {
 		var loaded []string

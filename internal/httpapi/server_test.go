@@ -31,7 +31,7 @@ func (b *bench) run(t *testing.T, configure func(*httpapi.ServerConfig)) *runnin
 	if err != nil {
 		t.Fatal(err)
 	}
-	config := httpapi.ServerConfig{Listener: listener, Handler: b.handler, Logger: b.logger, OnStop: b.handler.Stop}
+	config := httpapi.ServerConfig{Listener: listener, Handler: b.checked, Logger: b.logger, OnStop: b.handler.Stop}
 	if configure != nil {
 		configure(&config)
 	}
@@ -127,7 +127,7 @@ func TestRunReportsAListenerThatFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	listener.Close()
-	server := httpapi.NewServer(httpapi.ServerConfig{Listener: listener, Handler: b.handler, Logger: b.logger})
+	server := httpapi.NewServer(httpapi.ServerConfig{Listener: listener, Handler: b.checked, Logger: b.logger})
 	if err := server.Run(t.Context()); err == nil {
 		t.Error("Run returned nil")
 	}

@@ -212,6 +212,7 @@ func TestReferenceClient(t *testing.T) {
 		t.Helper()
 		fmt.Fprintf(&all, "$ %s\n%s\n\n", strings.Join(arguments, " "), run(stdin, arguments...))
 	}
+	b.failing(t, 3) // one record of each kind
 	for _, w := range wireRequests(t) {
 		if w.Method == "POST" {
 			show(string(w.Body), "send")
@@ -225,7 +226,7 @@ func TestReferenceClient(t *testing.T) {
 	show("", "status", "2026-10-01T00:00:00+00:00", "2026-10-03T00:00:00+00:00")
 	show("", "status", "soon")
 	show("", "clear", "7")
-	show("", "clear", "1")
+	show("", "clear", "1", "2")
 	show("", "failed")
 	tr := transcript{all}
 	tr.compare(t, "reference_client.txt")

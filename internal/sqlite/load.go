@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"context"
+	"maps"
 	"math"
 	"time"
 
@@ -38,7 +39,7 @@ func (l *Ledger) Load(ctx context.Context, now time.Time, maxRecords int, judge 
 			conn:     conn,
 			site:     site,
 			judge:    judge,
-			daily:    map[dailyKey]*usage{},
+			totals:   map[totalKey]*usage{},
 			balances: map[balanceKey]*usage{},
 			loads:    map[loadKey]*usage{},
 		}
@@ -119,13 +120,13 @@ type loadTransaction struct {
 
 	insert, find, update, keep, close *sqlite.Stmt
 	openFailed, grossCharge           int64 // of the site
-	daily                             map[dailyKey]*usage
+	totals                            map[totalKey]*usage
 	balances                          map[balanceKey]*usage
 	loads                             map[loadKey]*usage
 }
 
 type (
-	dailyKey   struct{ day, resource, project, user, usageType int64 }
+	totalKey   struct{ span, day, resource, project, user, usageType int64 }
 	balanceKey struct{ project, resource int64 }
 	loadKey    struct{ span, resource, loadedAt int64 }
 	usage      struct{ records, deducted, givenBack int64 }
@@ -394,10 +395,10 @@ func (t *loadTransaction) count(e *ledgerEntry, sign int64) {
 	} else {
 		delta.deducted = sign * e.charge
 	}
-	addUsage(t.daily, dailyKey{dayOf(e.usageTime), e.resource, e.project, e.user, e.usageType}, delta)
+	addUsage(t.totals, totalKey{spanDay, e.usageTime / dayNanos, e.resource, e.project, e.user, e.usageType}, delta)
 	addUsage(t.balances, balanceKey{e.project, e.resource}, delta)
-	addUsage(t.loads, loadKey{loadSpanExact, e.resource, e.loadedAt}, delta)
-	addUsage(t.loads, loadKey{loadSpanHour, e.resource, e.loadedAt - e.loadedAt%hourNanos}, delta)
+	addUsage(t.loads, loadKey{spanTransaction, e.resource, e.loadedAt}, delta)
+	addUsage(t.loads, loadKey{spanHour, e.resource, e.loadedAt - e.loadedAt%hourNanos}, delta)
 }
 
 func addUsage[K comparable](totals map[K]*usage, key K, delta usage) {
@@ -414,14 +415,19 @@ func addUsage[K comparable](totals map[K]*usage, key K, delta usage) {
 // writeTotals writes the roll-ups and the site's counts.
 func (t *loadTransaction) writeTotals() error {
 	site := int64(t.site)
-	for k, u := range t.daily {
+	for k, u := range maps.Clone(t.totals) {
+		k.span, k.day = spanMonth, firstOfMonth(k.day)
+		addUsage(t.totals, k, *u)
+	}
+	for k, u := range t.totals {
 		err := sqlitex.Execute(t.conn, `
-			INSERT INTO daily_usage (site_id, day, resource_id, project_id, user_id, usage_type, records, deducted, given_back)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+			INSERT INTO usage_totals
+				(site_id, span, day, resource_id, project_id, user_id, usage_type, records, deducted, given_back)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 			ON CONFLICT DO UPDATE SET records = records + excluded.records,
 				deducted = deducted + excluded.deducted, given_back = given_back + excluded.given_back`,
 			&sqlitex.ExecOptions{Args: []any{
-				site, k.day, k.resource, k.project, k.user, k.usageType, u.records, u.deducted, u.givenBack,
+				site, k.span, k.day, k.resource, k.project, k.user, k.usageType, u.records, u.deducted, u.givenBack,
 			}})
 		if err != nil {
 			return err
@@ -457,14 +463,17 @@ func (t *loadTransaction) writeTotals() error {
 		}})
 }
 
-// States of failed_records, and spans of loads.
+// States of failed_records, and spans of loads and of usage_totals.
 const (
 	failedOpen       = 0
 	failedCleared    = 1
 	failedSuperseded = 2
 
-	loadSpanExact = 0
-	loadSpanHour  = 1
+	spanTransaction = 0
+	spanHour        = 1
+
+	spanDay   = 0
+	spanMonth = 1
 )
 
 const (
@@ -472,7 +481,10 @@ const (
 	dayNanos  = 24 * hourNanos
 )
 
-func dayOf(ns int64) int64 { return ns / dayNanos }
+// firstOfMonth returns the first day of a day's month.
+func firstOfMonth(day int64) int64 {
+	return day - int64(timeOf(day*dayNanos).Day()) + 1
+}
 
 func asNumber(b bool) int64 {
 	if b {

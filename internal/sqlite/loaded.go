@@ -25,12 +25,12 @@ func (l *Ledger) Loaded(ctx context.Context, site ledger.SiteID, q amieusage.Loa
 			after = cursor
 		}
 	}
-	where, order := `r.site_id = ?1`, `r.loaded_at, r.record_id`
+	where, loadedAt := `r.site_id = ?1`, `r.loaded_at`
 	args := []any{int64(site), after.loadedAt, after.record, q.Limit + 1, q.Offset}
 	if q.LocalRecordID != "" {
 		where += ` AND r.resource_id IN (SELECT resource_id FROM resources WHERE site_id = ?1)
 			AND r.usage_type IN (1, 2, 3) AND r.local_record_id = ?6`
-		order = `+r.loaded_at, r.record_id`
+		loadedAt = `+r.loaded_at` // not by the index on it
 		args = append(args, q.LocalRecordID)
 	}
 	var last place
@@ -39,8 +39,8 @@ func (l *Ledger) Loaded(ctx context.Context, site ledger.SiteID, q amieusage.Loa
 			SELECT r.record_id, r.usage_type, r.local_record_id, n.name, r.key_time, r.usage_time, r.loaded_at,
 				r.charge
 			FROM records r JOIN resources n ON n.resource_id = r.resource_id
-			WHERE `+where+` AND (r.loaded_at, r.record_id) > (?2, ?3)
-			ORDER BY `+order+` LIMIT ?4 OFFSET ?5`,
+			WHERE `+where+` AND (`+loadedAt+`, r.record_id) > (?2, ?3)
+			ORDER BY `+loadedAt+`, r.record_id LIMIT ?4 OFFSET ?5`,
 			&sqlitex.ExecOptions{
 				Args: args,
 				ResultFunc: func(stmt *sqlite.Stmt) error {

@@ -33,29 +33,47 @@ var groupInner = map[amieusage.GroupKey]string{
 	amieusage.ByUsageType: `usage_type`,
 }
 
-// usageRows gives the usage of whole days, [?2, ?3), from the roll-up, and what
-// is left at both ends, [?4, ?5) and [?6, ?7), from the records.
+// usageRows gives the usage of whole months, [?2, ?3), and of whole days beside
+// them, [?4, ?5) and [?6, ?7), from the roll-ups, and what is left at both
+// ends, [?8, ?9) and [?10, ?11), from the records.
 const usageRows = `
-	SELECT day, resource_id, project_id, user_id, usage_type, records, deducted, given_back
-	FROM daily_usage WHERE site_id = ?1 AND day >= ?2 AND day < ?3
+	SELECT day, ` + totalColumns + ` FROM usage_totals WHERE site_id = ?1 AND span = 1 AND day >= ?2 AND day < ?3
 	UNION ALL
-	SELECT ` + recordUsage + ` FROM records WHERE site_id = ?1 AND usage_time >= ?4 AND usage_time < ?5
+	SELECT day, ` + totalColumns + ` FROM usage_totals WHERE site_id = ?1 AND span = 0 AND day >= ?4 AND day < ?5
 	UNION ALL
-	SELECT ` + recordUsage + ` FROM records WHERE site_id = ?1 AND usage_time >= ?6 AND usage_time < ?7`
+	SELECT day, ` + totalColumns + ` FROM usage_totals WHERE site_id = ?1 AND span = 0 AND day >= ?6 AND day < ?7
+	UNION ALL
+	SELECT usage_time / 86400000000000, ` + recordColumns + ` FROM records WHERE site_id = ?1 AND usage_time >= ?8 AND usage_time < ?9
+	UNION ALL
+	SELECT usage_time / 86400000000000, ` + recordColumns + ` FROM records WHERE site_id = ?1 AND usage_time >= ?10 AND usage_time < ?11`
 
-// recordUsage are the columns of daily_usage, of one record.
-const recordUsage = `usage_time / 86400000000000 AS day, resource_id, project_id, user_id, usage_type, 1 AS records,
+// totalColumns are columns of usage_totals, and recordColumns the same of one
+// record.
+const (
+	totalColumns  = `resource_id, project_id, user_id, usage_type, records, deducted, given_back`
+	recordColumns = `resource_id, project_id, user_id, usage_type, 1 AS records,
 	CASE gives_back WHEN 0 THEN charge ELSE 0 END AS deducted, CASE gives_back WHEN 0 THEN 0 ELSE charge END AS given_back`
+)
 
-// usageBounds returns the parameters ?2 to ?7 of usageRows for the times
-// [from, to).
-func usageBounds(from, to int64) []any {
+// usageBounds returns the parameters ?2 to ?11 of usageRows for the times
+// [from, to); by day, nothing comes from whole months.
+func usageBounds(from, to int64, byDay bool) []any {
 	firstDay, lastDay := (from+dayNanos-1)/dayNanos, to/dayNanos
 	if firstDay > lastDay {
 		// Within one day: all of it from the records.
-		return []any{0, 0, from, to, 0, 0}
+		return []any{0, 0, 0, 0, 0, 0, from, to, 0, 0}
 	}
-	return []any{firstDay, lastDay, from, firstDay * dayNanos, lastDay * dayNanos, to}
+	firstMonth, lastMonth := firstOfMonth(firstDay), firstOfMonth(lastDay)
+	if firstMonth < firstDay {
+		firstMonth = firstOfMonth(firstMonth + 31)
+	}
+	if byDay || firstMonth >= lastMonth {
+		firstMonth, lastMonth = lastDay, lastDay
+	}
+	return []any{
+		firstMonth, lastMonth, firstDay, firstMonth, lastMonth, lastDay,
+		from, firstDay * dayNanos, lastDay * dayNanos, to,
+	}
 }
 
 // Summary sums up usage by time of usage.
@@ -70,9 +88,9 @@ func (l *Ledger) Summary(ctx context.Context, site ledger.SiteID, q amieusage.Su
 		FROM (SELECT ` + strings.Join(slices.Compact(slices.Sorted(slices.Values(inner))), ", ") + `,
 				sum(records) AS records, sum(deducted) AS deducted, sum(given_back) AS given_back
 			FROM (` + usageRows + `) GROUP BY ` + strings.Join(inner, ", ") + `) u
-		GROUP BY ` + columns + ` HAVING sum(records) > 0 ORDER BY ` + columns + ` LIMIT ?8`
+		GROUP BY ` + columns + ` HAVING sum(records) > 0 ORDER BY ` + columns + ` LIMIT ?12`
 	summary := &amieusage.Summary{GroupBy: q.GroupBy}
-	args := append([]any{int64(site)}, usageBounds(nanos(q.From), endNanos(q.To))...)
+	args := append([]any{int64(site)}, usageBounds(nanos(q.From), endNanos(q.To), slices.Contains(q.GroupBy, amieusage.ByDay))...)
 	args = append(args, maxRows+1)
 	err := l.db.read(ctx, func(conn *sqlite.Conn) error {
 		err := sqlitex.Execute(conn, query, &sqlitex.ExecOptions{

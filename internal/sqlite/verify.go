@@ -35,9 +35,12 @@ var verifications = []struct{ what, query string }{
 	{"the site's last time of loading", `
 		SELECT s.name || ': ' || s.last_loaded_at FROM sites s
 		WHERE last_loaded_at < (SELECT coalesce(max(loaded_at), 0) FROM records r WHERE r.site_id = s.site_id)`},
-	{"daily usage", compared("daily_usage",
+	{"usage by day", compared("(SELECT * FROM usage_totals WHERE span = 0)",
 		"site_id, day, resource_id, project_id, user_id, usage_type", []string{"records", "deducted", "given_back"},
-		"site_id, "+recordUsage)},
+		"site_id, usage_time / 86400000000000 AS day, "+recordColumns)},
+	{"usage by month", compared("(SELECT * FROM usage_totals WHERE span = 1)",
+		"site_id, day, resource_id, project_id, user_id, usage_type", []string{"records", "deducted", "given_back"},
+		"site_id, unixepoch(usage_time / 1000000000, 'unixepoch', 'start of month') / 86400 AS day, "+recordColumns)},
 	{"balances", compared("balances", "site_id, project_id, resource_id", []string{"records", "used", "given_back"},
 		`site_id, project_id, resource_id, 1 AS records, CASE gives_back WHEN 0 THEN charge ELSE 0 END AS used,
 			CASE gives_back WHEN 0 THEN 0 ELSE charge END AS given_back`)},
@@ -99,7 +102,7 @@ func (l *Ledger) Verify(ctx context.Context) error {
 	return l.db.read(ctx, func(conn *sqlite.Conn) error {
 		var found []error
 		for _, v := range append(verifications, struct{ what, query string }{"the file", `
-			SELECT integrity_check FROM pragma_integrity_check(5) WHERE integrity_check <> 'ok'`}) {
+			SELECT integrity_check FROM pragma_integrity_check WHERE integrity_check <> 'ok'`}) {
 			rows := 0
 			err := sqlitex.Execute(conn, v.query, &sqlitex.ExecOptions{
 				ResultFunc: func(stmt *sqlite.Stmt) error {

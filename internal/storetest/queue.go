@@ -210,10 +210,6 @@ func queueItem(id, resource, charge string) outbox.Item {
 	return outbox.Item{Record: queueJob(id, resource, charge), Place: "dump.psv:" + id}
 }
 
-func queueAccepted(e outbox.Entry) outbox.Delivery {
-	return outbox.Delivery{ID: e.ID, Revision: e.Revision}
-}
-
 func queueLoaded(r amieusage.Record, at time.Time) amieusage.LoadedRecord {
 	id := r.Identity()
 	submit := id.KeyTime

@@ -141,8 +141,11 @@ CREATE INDEX failed_open_identity
     ON failed_records (site_id, resource_id, usage_type, local_record_id, key_time) WHERE state = 0;
 
 -- Roll-ups of records, moved in the transactions that move the records.
-CREATE TABLE daily_usage (
+
+-- Usage by day (span 0) and by month (span 1), of which day is the first one.
+CREATE TABLE usage_totals (
     site_id     INTEGER NOT NULL,
+    span        INTEGER NOT NULL,
     day         INTEGER NOT NULL,
     resource_id INTEGER NOT NULL,
     project_id  INTEGER NOT NULL,
@@ -151,7 +154,7 @@ CREATE TABLE daily_usage (
     records     INTEGER NOT NULL,
     deducted    INTEGER NOT NULL,
     given_back  INTEGER NOT NULL,
-    PRIMARY KEY (site_id, day, resource_id, project_id, user_id, usage_type)
+    PRIMARY KEY (site_id, span, day, resource_id, project_id, user_id, usage_type)
 ) WITHOUT ROWID;
 
 CREATE TABLE balances (

@@ -1,0 +1,553 @@
+package storetest
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	gocmp "github.com/google/go-cmp/cmp"
+
+	"github.com/amieusage/amieusage"
+	"github.com/amieusage/amieusage/internal/ledger"
+)
+
+// storeModel is a ledger of plain Go beside the one under test: what is done to
+// the one is done to the other, and check compares all that can be seen.
+type storeModel struct {
+	t       testReporter
+	store   ledger.Store
+	service *ledger.Service
+	policy  ledger.Policy
+	now     time.Time
+	sites   []*modelSite
+	// pick draws one of n.
+	pick func(n int) int
+}
+
+type modelSite struct {
+	name      string
+	who       ledger.Caller
+	resources map[string]bool
+	projects  map[string]*ledger.ProjectSpec
+	queue     [][]modelRecord
+	counts    ledger.Counts
+	gross     int64
+	entries   map[amieusage.Identity]*modelEntry
+	failed    []*modelFailed // in order of failing
+}
+
+// A modelRecord is a record as it was accepted.
+type modelRecord struct {
+	amieusage.Record
+	acceptedAt time.Time
+}
+
+// A modelEntry is a record in the ledger: all its revisions, oldest first.
+type modelEntry struct {
+	id        int64 // 0 until the store has told it
+	revisions []modelRevision
+}
+
+type modelRevision struct {
+	modelRecord
+	loadedAt time.Time
+}
+
+func (e *modelEntry) newest() modelRevision { return e.revisions[len(e.revisions)-1] }
+
+type modelFailed struct {
+	id      int64 // 0 until the store has told it
+	record  amieusage.Record
+	failure ledger.Failure
+	at      time.Time
+	open    bool
+}
+
+func newStoreModel(t testReporter, store ledger.Store, policy ledger.Policy) *storeModel {
+	random := rand.New(rand.NewPCG(1, 2))
+	m := &storeModel{t: t, store: store, policy: policy, now: storeEpoch, pick: random.IntN}
+	m.service = m.serviceOf(policy, 0)
+	return m
+}
+
+// serviceOf returns a service on the same store and clock.
+func (m *storeModel) serviceOf(policy ledger.Policy, maxQueued int64) *ledger.Service {
+	return ledger.New(ledger.Config{
+		Store: m.store, Policy: policy, Logger: discard(), MaxQueued: maxQueued,
+		Clock: func() time.Time { return m.now },
+	})
+}
+
+// tick moves the clock.
+func (m *storeModel) tick() { m.now = m.now.Add(19 * time.Minute) }
+
+// site adds a site with the standard registry, and with a key.
+func (m *storeModel) site(name string) *modelSite {
+	m.t.Helper()
+	s := &modelSite{
+		name:      name,
+		resources: map[string]bool{},
+		projects:  map[string]*ledger.ProjectSpec{},
+		entries:   map[amieusage.Identity]*modelEntry{},
+	}
+	m.sites = append(m.sites, s)
+	m.importSpec(standard(name))
+	secret, _, err := ledger.CreateKey(context.Background(), m.store, name, "first", m.now)
+	m.noError(err)
+	s.who, _, err = m.service.Authenticate(context.Background(), name, secret)
+	m.noError(err)
+	return s
+}
+
+// importSpec imports into both.
+func (m *storeModel) importSpec(spec *ledger.RegistrySpec) []ledger.Change {
+	m.t.Helper()
+	changes, err := m.store.Import(context.Background(), spec)
+	m.noError(err)
+	for _, site := range spec.Sites {
+		i := slices.IndexFunc(m.sites, func(s *modelSite) bool { return s.name == site.Name })
+		if i < 0 {
+			continue
+		}
+		s := m.sites[i]
+		for _, r := range site.Resources {
+			s.resources[r] = true
+		}
+		for _, p := range site.Projects {
+			known := s.projects[p.ID]
+			if known == nil {
+				known = &ledger.ProjectSpec{ID: p.ID}
+				s.projects[p.ID] = known
+			}
+			if p.Users != nil {
+				known.Users = p.Users
+			}
+			if p.Allocations != nil {
+				known.Allocations = p.Allocations
+			}
+		}
+	}
+	return changes
+}
+
+// send sends records of one kind, and returns the answer.
+func (m *storeModel) send(s *modelSite, records ...amieusage.Record) *amieusage.SendResponse {
+	m.t.Helper()
+	m.tick()
+	answer, err := m.service.Accept(context.Background(), s.who, s.resources, messageOf(records))
+	m.noError(err)
+	var batch []modelRecord
+	for _, r := range records {
+		if r.Validate() == nil && (m.policy == ledger.Open || s.resources[r.Common().Resource]) {
+			batch = append(batch, modelRecord{r, m.now})
+		}
+	}
+	if got := len(answer.FailedRecords); got != len(records)-len(batch) {
+		m.t.Errorf("%d of %d records were refused, want %d", got, len(records), len(records)-len(batch))
+	}
+	m.equal("message", amieusage.QueuedMessage(len(batch)), answer.Message)
+	if len(batch) > 0 {
+		s.queue = append(s.queue, batch)
+		s.counts.Accepted += int64(len(batch))
+		s.counts.Queued += int64(len(batch))
+	}
+	return answer
+}
+
+func messageOf(records []amieusage.Record) []byte {
+	dst := amieusage.AppendMessageStart(nil, records[0].UsageType())
+	for i, r := range records {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = r.AppendJSON(dst)
+	}
+	return append(dst, amieusage.MessageEnd...)
+}
+
+// load loads all that is queued.
+func (m *storeModel) load() {
+	m.t.Helper()
+	for m.loadSome().Batches > 0 {
+	}
+}
+
+// loadSome runs one transaction of loading, finds out which site it was for,
+// and does the same.
+func (m *storeModel) loadSome() ledger.LoadReport {
+	m.t.Helper()
+	m.tick()
+	report, err := m.service.LoadSome(context.Background())
+	m.noError(err)
+	var want ledger.LoadReport
+	for _, s := range m.sites {
+		counts, err := m.service.Counts(context.Background(), s.who)
+		m.noError(err)
+		if counts.Queued == s.counts.Queued {
+			continue
+		}
+		if want.Batches > 0 {
+			m.t.Fatalf("one transaction has loaded batches of two sites")
+		}
+		for range min(report.Batches, len(s.queue)) {
+			want.Batches++
+			m.loadBatch(s, s.queue[0], &want)
+			s.queue = s.queue[1:]
+		}
+	}
+	m.equal("load report", want, report)
+	if report.Batches == 0 {
+		for _, s := range m.sites {
+			if len(s.queue) > 0 {
+				m.t.Errorf("%d batches of site %s were not loaded", len(s.queue), s.name)
+			}
+		}
+	}
+	return report
+}
+
+func (m *storeModel) loadBatch(s *modelSite, batch []modelRecord, report *ledger.LoadReport) {
+	for _, r := range batch {
+		s.counts.Queued--
+		id := r.Identity()
+		e := s.entries[id]
+		for _, f := range s.failed {
+			f.open = f.open && f.record.Identity() != id
+		}
+		failure := s.judge(r.Record, m.policy)
+		charge := millionths(r.Record)
+		var before int64
+		if e != nil {
+			before = millionths(e.newest().Record)
+		}
+		if failure == "" && charge > math.MaxInt64-(s.gross-before) {
+			failure = ledger.TotalTooLarge
+		}
+		if failure != "" {
+			report.Failed++
+			s.counts.Failed++
+			s.failed = append(s.failed, &modelFailed{record: r.Record, failure: failure, at: m.now, open: true})
+			continue
+		}
+		report.Loaded++
+		s.counts.Loaded++
+		if e == nil {
+			e = &modelEntry{}
+			s.entries[id] = e
+		} else if amieusage.ContentDigest(e.newest().Record) == amieusage.ContentDigest(r.Record) {
+			report.Unchanged++
+			continue
+		}
+		e.revisions = append(e.revisions, modelRevision{r, m.now})
+		s.gross += charge - before
+	}
+}
+
+// judge is what loading finds wrong with a record.
+func (s *modelSite) judge(r amieusage.Record, policy ledger.Policy) ledger.Failure {
+	if policy == ledger.Open {
+		return ""
+	}
+	c := r.Common()
+	p := s.projects[c.LocalProjectID]
+	switch {
+	case p == nil:
+		return ledger.UnknownProject
+	case !slices.Contains(p.Users, c.Username):
+		return ledger.UnknownUser
+	}
+	failure := ledger.NoAllocation
+	for _, a := range p.Allocations {
+		if a.Resource == c.Resource {
+			if at := r.AllocationTime(); !at.Before(a.Start) && at.Before(a.End) {
+				return ""
+			}
+			failure = ledger.AllocationInvalid
+		}
+	}
+	return failure
+}
+
+// millionths is the charge of a valid record.
+func millionths(r amieusage.Record) int64 {
+	n, err := r.Common().Charge.Millionths()
+	if err != nil {
+		panic(err)
+	}
+	return n
+}
+
+func givesBack(r amieusage.Record) bool {
+	a, ok := r.(*amieusage.AdjustmentRecord)
+	return ok && a.AdjustmentType.GivesBack()
+}
+
+// clear clears failed records.
+func (m *storeModel) clear(s *modelSite, ids ...int64) {
+	m.t.Helper()
+	m.tick()
+	err := m.service.Clear(context.Background(), s.who, ids)
+	var unknown []int64
+	for _, id := range ids {
+		if !slices.ContainsFunc(s.failed, func(f *modelFailed) bool { return f.id == id }) {
+			unknown = append(unknown, id)
+		}
+	}
+	if len(unknown) > 0 {
+		m.isUnknownFailed(err, unknown...)
+		return
+	}
+	m.noError(err)
+	for _, f := range s.failed {
+		f.open = f.open && !slices.Contains(ids, f.id)
+	}
+}
+
+// check compares all that can be seen of all sites, and verifies the store.
+func (m *storeModel) check() {
+	m.t.Helper()
+	m.compare()
+	m.verify()
+}
+
+// compare compares all that can be seen of all sites.
+func (m *storeModel) compare() {
+	m.t.Helper()
+	for _, s := range m.sites {
+		for _, look := range m.looks(s) {
+			look()
+		}
+	}
+}
+
+// looks are the ways to look at a site, each of which compares what is seen.
+func (m *storeModel) looks(s *modelSite) []func() {
+	status := func(q amieusage.StatusQuery) func() { return func() { m.checkStatus(s, q) } }
+	return []func(){
+		func() {
+			counts, err := m.service.Counts(context.Background(), s.who)
+			m.noError(err)
+			m.equal("counts of "+s.name, s.counts, counts)
+			m.checkFailed(s)
+		},
+		func() { m.checkLoaded(s) },
+		status(amieusage.StatusQuery{}),
+		status(amieusage.StatusQuery{From: time.Date(1, 1, 2, 0, 0, 0, 0, time.UTC), To: time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)}),
+		func() { m.checkStatus(s, amieusage.StatusQuery{From: m.loadingTime(s), To: m.loadingTime(s)}) },
+		func() {
+			m.checkSummary(s, amieusage.SummaryQuery{GroupBy: m.someKeys(), From: m.usageTime(s), To: m.usageTime(s)})
+		},
+		func() {
+			m.checkSummary(s, amieusage.SummaryQuery{GroupBy: []amieusage.GroupKey{amieusage.ByProject, amieusage.ByResource}})
+		},
+	}
+}
+
+// verify runs the store's own check.
+func (m *storeModel) verify() {
+	m.t.Helper()
+	if v, ok := m.store.(Verifier); ok {
+		if err := v.Verify(context.Background()); err != nil {
+			m.t.Errorf("the store: %v", err)
+		}
+	}
+}
+
+// loadingTime picks a time at which something was loaded or failed, or the
+// full hour before it, or none.
+func (m *storeModel) loadingTime(s *modelSite) time.Time {
+	var times []time.Time
+	for _, e := range s.sorted() {
+		times = append(times, e.newest().loadedAt)
+	}
+	for _, f := range s.failed {
+		times = append(times, f.at)
+	}
+	return m.pickTime(times, time.Hour)
+}
+
+// usageTime picks a time of usage, or the midnight before it, or the first of
+// its month, or none.
+func (m *storeModel) usageTime(s *modelSite) time.Time {
+	var times []time.Time
+	for _, e := range s.sorted() {
+		at := e.newest().UsageTime()
+		times = append(times, at, time.Date(at.Year(), at.Month(), 1, 0, 0, 0, 0, time.UTC))
+	}
+	return m.pickTime(times, 24*time.Hour)
+}
+
+func (m *storeModel) pickTime(times []time.Time, unit time.Duration) time.Time {
+	i := m.pick(len(times) + 1)
+	if i == len(times) {
+		return time.Time{}
+	}
+	switch m.pick(3) {
+	case 0:
+		return times[i].Truncate(unit)
+	case 1:
+		return times[i].Add(1)
+	}
+	return times[i]
+}
+
+// someKeys picks keys to group by, in any order.
+func (m *storeModel) someKeys() []amieusage.GroupKey {
+	keys := slices.Clone(amieusage.GroupKeys)
+	n := 1 + m.pick(len(keys))
+	for i := range n {
+		j := i + m.pick(len(keys)-i)
+		keys[i], keys[j] = keys[j], keys[i]
+	}
+	return keys[:n]
+}
+
+// sorted returns the entries in an order that is the same in each run.
+func (s *modelSite) sorted() []*modelEntry {
+	var entries []*modelEntry
+	for _, e := range s.entries {
+		entries = append(entries, e)
+	}
+	slices.SortFunc(entries, func(a, b *modelEntry) int {
+		return cmp.Compare(identityText(a.newest()), identityText(b.newest()))
+	})
+	return entries
+}
+
+// identityText tells identities apart, for people and for sorting.
+func identityText(r amieusage.Record) string {
+	id := r.Identity()
+	return fmt.Sprintf("%q %q %q %v", id.Resource, id.UsageType, id.LocalRecordID, id.KeyTime)
+}
+
+// openFailed returns the model's open failed records.
+func (s *modelSite) openFailed() []*modelFailed {
+	var open []*modelFailed
+	for _, f := range s.failed {
+		if f.open {
+			open = append(open, f)
+		}
+	}
+	return open
+}
+
+// checkFailed compares the open failed records, and learns their numbers.
+func (m *storeModel) checkFailed(s *modelSite) {
+	m.t.Helper()
+	got := m.failed(s)
+	want := s.openFailed()
+	if len(got) != len(want) {
+		m.t.Fatalf("%d failed records of %s are open, want %d", len(got), s.name, len(want))
+	}
+	last := int64(0)
+	for i, f := range got {
+		if want[i].id == 0 {
+			want[i].id = f.FailedRecordID
+		}
+		if f.FailedRecordID <= last {
+			m.t.Errorf("failed record %d comes behind %d", f.FailedRecordID, last)
+		}
+		last = f.FailedRecordID
+		m.equal("failed record", want[i].answer(), f)
+	}
+}
+
+func (f *modelFailed) answer() amieusage.FailedRecord {
+	return amieusage.FailedRecord{UsageType: f.record.UsageType(), Error: string(f.failure), FailedRecordID: f.id, Record: f.record}
+}
+
+// failed returns all open failed records, a few at a time.
+func (m *storeModel) failed(s *modelSite) (all []amieusage.FailedRecord) {
+	m.t.Helper()
+	q := ledger.FailedQuery{Limit: 3}
+	for {
+		page, next, err := m.service.Failed(context.Background(), s.who, q)
+		m.noError(err)
+		all = append(all, page...)
+		if next == 0 {
+			return all
+		}
+		q.After = next
+	}
+}
+
+// loaded returns all loaded records, a few at a time.
+func (m *storeModel) loaded(s *modelSite, q amieusage.LoadedQuery) (all []amieusage.LoadedRecord) {
+	m.t.Helper()
+	for {
+		page, err := m.service.Loaded(context.Background(), s.who, q)
+		m.noError(err)
+		if len(page.Records) > q.Limit {
+			m.t.Fatalf("a page of %d records, the limit is %d", len(page.Records), q.Limit)
+		}
+		all = append(all, page.Records...)
+		if page.Next == "" {
+			return all
+		}
+		q.Cursor, q.Offset = page.Next, 0
+	}
+}
+
+// checkLoaded compares the loaded records, and learns their numbers.
+func (m *storeModel) checkLoaded(s *modelSite) {
+	m.t.Helper()
+	all := m.loaded(s, amieusage.LoadedQuery{Limit: 7})
+	if len(all) != len(s.entries) {
+		m.t.Errorf("%d records of %s are loaded, want %d", len(all), s.name, len(s.entries))
+	}
+	ids := map[int64]bool{}
+	for i, got := range all {
+		e := s.entries[got.Identity()]
+		if e == nil {
+			m.t.Fatalf("%s is loaded, but should not be", got)
+		}
+		if e.id == 0 {
+			e.id = got.AccountingDbRecordID
+		}
+		m.equal("loaded record", e.answer(), got)
+		if ids[got.AccountingDbRecordID] {
+			m.t.Errorf("two records bear the number %d", got.AccountingDbRecordID)
+		}
+		ids[got.AccountingDbRecordID] = true
+		if i > 0 && got.LoadedTime.Before(all[i-1].LoadedTime) {
+			m.t.Errorf("%s comes behind %s", got, all[i-1])
+		}
+	}
+}
+
+func (e *modelEntry) answer() amieusage.LoadedRecord {
+	r := e.newest()
+	id := r.Identity()
+	answer := amieusage.LoadedRecord{
+		AccountingDbRecordID: e.id, UsageType: id.UsageType, LocalRecordID: id.LocalRecordID, Resource: id.Resource,
+		SubmitTime: id.KeyTime, LoadedTime: r.loadedAt, Charge: amieusage.ChargeOfMillionths(millionths(r)),
+	}
+	if id.UsageType == amieusage.Adjustment {
+		answer.SubmitTime = r.UsageTime().UTC()
+	}
+	return answer
+}
+
+// checkRevisions compares the revisions of all records.
+func (m *storeModel) checkRevisions(s *modelSite) {
+	m.t.Helper()
+	for id, e := range s.entries {
+		got, err := m.store.Revisions(context.Background(), s.who.Site, id)
+		m.noError(err)
+		var want []ledger.Revision
+		for i, r := range e.revisions {
+			want = append(want, ledger.Revision{
+				Number: i + 1, Charge: amieusage.ChargeOfMillionths(millionths(r)), AcceptedAt: r.acceptedAt, LoadedAt: r.loadedAt,
+				KeyID: s.who.KeyID, Record: r.AppendJSON(nil),
+			})
+		}
+		m.equal("revisions of "+identityText(e.newest()), want, got, asText)
+	}
+}
+
+// asText shows bytes as text.
+var asText = gocmp.Transformer("text", func(b []byte) string { return string(b) })

@@ -1,0 +1,300 @@
+package storetest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/amieusage/amieusage"
+	"github.com/amieusage/amieusage/internal/ledger"
+)
+
+// testStatus loads over several hours, corrects, and asks for every window
+// between the times of loading and the hours around them.
+func testStatus(m *storeModel) {
+	s := m.site("PSC")
+	eve := func(r *amieusage.ComputeRecord) { r.Username = "eve" }
+	times := []time.Time{{}}
+	for i := range 5 {
+		m.send(s, job(fmt.Sprint(i), "1.5"), job("g", fmt.Sprint(i), onResource(gpus)), job(fmt.Sprint("e", i), "1", eve))
+		m.send(s, adjustment(amieusage.Refund, fmt.Sprint(i), "2"))
+		m.load()
+		times = append(times, m.now, m.now.Truncate(time.Hour), m.now.Add(1))
+	}
+	m.send(s, job("1", "100"), job("e1", "3"), job("e2", "3", eve))
+	m.load()
+	times = append(times, m.now)
+	m.checkFailed(s)
+	m.checkLoaded(s)
+	for _, from := range times {
+		for _, to := range times {
+			if to.IsZero() || !to.Before(from) {
+				m.checkStatus(s, amieusage.StatusQuery{From: from, To: to})
+			}
+		}
+	}
+	// Without times: the last 30 days.
+	m.now = m.now.AddDate(0, 0, 29)
+	m.send(s, job("late", "1"))
+	m.load()
+	m.checkStatus(s, amieusage.StatusQuery{})
+	m.now = m.now.AddDate(0, 0, 2)
+	m.checkStatus(s, amieusage.StatusQuery{})
+	status, err := m.service.Status(context.Background(), s.who, amieusage.StatusQuery{})
+	m.noError(err)
+	m.equal("status", amieusage.Status{{Resource: bulk, LoadedRecordCount: 1, TotalCharge: chargeOf("1")}}, status)
+}
+
+// testStatusRecords limits how many failed records of each reason are shown.
+func testStatusRecords(m *storeModel) {
+	s := m.site("PSC")
+	for i := range 4 {
+		m.send(s, job(fmt.Sprint(i), "1", func(r *amieusage.ComputeRecord) { r.Username = "eve" }),
+			job(fmt.Sprint("p", i), "1", func(r *amieusage.ComputeRecord) { r.LocalProjectID = "p.none" }))
+	}
+	m.load()
+	status, err := m.store.Status(context.Background(), s.who.Site, amieusage.StatusQuery{}, 3)
+	m.noError(err)
+	if len(status) != 1 || status[0].FailedJobCount != 8 || len(status[0].Errors) != 2 {
+		m.t.Fatalf("status %v", status)
+	}
+	for _, e := range status[0].Errors {
+		if len(e.Records) != 3 {
+			m.t.Errorf("%d records for %q, want 3", len(e.Records), e.Error)
+		}
+	}
+}
+
+func testFailed(m *storeModel) {
+	s := m.site("PSC")
+	for i := range 10 {
+		m.send(s, job(fmt.Sprint(i), "1", func(r *amieusage.ComputeRecord) { r.Username = "eve" }))
+	}
+	m.load()
+	m.checkFailed(s)
+	page, next, err := m.service.Failed(context.Background(), s.who, ledger.FailedQuery{})
+	m.noError(err)
+	if len(page) != 10 || next != 0 {
+		m.t.Errorf("a page of %d and a next one behind %d", len(page), next)
+	}
+	page, next, err = m.service.Failed(context.Background(), s.who, ledger.FailedQuery{Limit: 10, After: page[8].FailedRecordID})
+	m.noError(err)
+	if len(page) != 1 || next != 0 || page[0].Record.Common().LocalRecordID != "9" {
+		m.t.Errorf("behind the last but one are %v, then %d", page, next)
+	}
+	// Unknown fields and the spelling of values are given back.
+	m.accept(m.service, s, `{"UsageType":"Compute","Records":[{"Username":"eve","LocalProjectID":"`+alpha+`","LocalRecordID":"x","Resource":"`+bulk+
+		`","SubmitTime":"2026-10-01T20:00:00-04:00","StartTime":"2026-10-02","EndTime":"2026-10-02T00:00:01","Charge":1.50,`+
+		`"Attributes":{"NodeCount":"4.0","Color":"red"},"Shape":[1,2]}]}`)
+	_, err = m.service.LoadSome(context.Background())
+	m.noError(err)
+	all := m.failed(s)
+	last := all[len(all)-1]
+	want := `{"Username":"eve","LocalProjectID":"` + alpha + `","LocalRecordID":"x","Resource":"` + bulk +
+		`","SubmitTime":"2026-10-01T20:00:00-04:00","StartTime":"2026-10-02T00:00:00Z","EndTime":"2026-10-02T00:00:01Z","Charge":"1.50",` +
+		`"Attributes":{"NodeCount":4,"Color":"red"},"Shape":[1,2],"UsageType":"Compute","Error":"The user is not known on the project","FailedRecordID":` +
+		fmt.Sprint(last.FailedRecordID) + `}`
+	m.equal("failed record", want, string(last.AppendJSON(nil)))
+	m.sites = nil // the model has nothing of it
+}
+
+// isUnknownFailed checks that err names these ids.
+func (m *storeModel) isUnknownFailed(err error, ids ...int64) {
+	m.t.Helper()
+	var unknown *ledger.UnknownFailedError
+	if !errors.As(err, &unknown) {
+		m.t.Fatalf("error %v, want one that names %v", err, ids)
+	}
+	ids = slices.Compact(slices.Sorted(slices.Values(ids)))
+	m.equal("unknown ids", ids, slices.Sorted(slices.Values(unknown.IDs)))
+}
+
+func testClear(m *storeModel) {
+	s, other := m.site("PSC"), m.site("SDSC")
+	eve := func(r *amieusage.ComputeRecord) { r.Username = "eve" }
+	for _, site := range []*modelSite{s, other} {
+		m.send(site, job("1", "1", eve), job("2", "1", eve), job("3", "1", eve))
+	}
+	m.load()
+	m.check()
+	one, two, foreign := s.failed[0].id, s.failed[1].id, other.failed[0].id
+	unknown := max(s.failed[2].id, other.failed[2].id) + 1
+	for _, ids := range [][]int64{{one, unknown}, {foreign, one}, {0, -1, math.MaxInt64, two, unknown, unknown}} {
+		m.clear(s, ids...)
+		m.check()
+	}
+	m.equal("failed", []string{"1", "2", "3"}, openIDs(s))
+	m.clear(s, two, one, two)
+	m.check()
+	m.equal("failed", []string{"3"}, openIDs(s))
+	m.clear(s, two)
+	m.clear(s)
+	// What was cleared fails anew.
+	m.send(s, job("1", "1", eve))
+	m.load()
+	m.check()
+	m.equal("failed", []string{"3", "1"}, openIDs(s))
+}
+
+func testLoaded(m *storeModel) {
+	s := m.site("PSC")
+	var times []time.Time
+	for i := range 4 {
+		m.send(s, job(fmt.Sprint(i), "1"), job("same", "1", submittedAt(storeEpoch.Add(time.Duration(i)*time.Second))), job("same", "1", onResource(gpus)))
+		m.load()
+		times = append(times, m.now.Add(-19*time.Minute)) // the last look at the queue found nothing
+	}
+	m.check()
+	all := m.loaded(s, amieusage.LoadedQuery{Limit: 100})
+	m.equal("records", 9, len(all))
+	for offset := range 11 {
+		page, err := m.service.Loaded(context.Background(), s.who, amieusage.LoadedQuery{Limit: 3, Offset: int64(offset)})
+		m.noError(err)
+		m.equal("page", all[min(offset, 9):min(offset+3, 9)], page.Records, emptyIsNil)
+		if more := offset+3 < 9; more != (page.Next != "") {
+			m.t.Errorf("behind offset %d: next is %q", offset, page.Next)
+		}
+	}
+	for _, from := range append(times, times[1].Add(1), times[3].Add(1)) {
+		var want []amieusage.LoadedRecord
+		for _, r := range all {
+			if !r.LoadedTime.Before(from) {
+				want = append(want, r)
+			}
+		}
+		m.equal("loaded since "+from.String(), want, m.loaded(s, amieusage.LoadedQuery{Limit: 2, MinLoadedTime: from}))
+	}
+	for _, id := range []string{"same", "2", "none", ""} {
+		var want []amieusage.LoadedRecord
+		for _, r := range all {
+			if r.LocalRecordID == id || id == "" {
+				want = append(want, r)
+			}
+		}
+		m.equal("loaded "+id, want, m.loaded(s, amieusage.LoadedQuery{Limit: 2, LocalRecordID: id}))
+	}
+	for _, cursor := range []string{"x", ".", "1", "1.", ".1", "1.1.1", "1.zzzzzzzzzzzzzzzzzzzz", "-", "1;1"} {
+		_, err := m.service.Loaded(context.Background(), s.who, amieusage.LoadedQuery{Cursor: cursor})
+		m.hasCode(err, amieusage.CodeInvalid)
+	}
+}
+
+// emptyIsNil makes no difference between no list and an empty one.
+var emptyIsNil = cmp.Transformer("empty", func(l []amieusage.LoadedRecord) []amieusage.LoadedRecord {
+	return append([]amieusage.LoadedRecord{}, l...)
+})
+
+// testLoadedCursor loads and corrects between the pages: none is passed over.
+func testLoadedCursor(m *storeModel) {
+	s := m.site("PSC")
+	for i := range 6 {
+		m.send(s, job(fmt.Sprint(i), "1"), job(fmt.Sprint("x", i), "1"))
+		m.load()
+	}
+	seen := map[string]string{}
+	q := amieusage.LoadedQuery{Limit: 2}
+	for round := 0; ; round++ {
+		page, err := m.service.Loaded(context.Background(), s.who, q)
+		m.noError(err)
+		for _, r := range page.Records {
+			seen[r.LocalRecordID] = r.Charge.String()
+		}
+		if round < 4 { // one that was seen, one that is ahead, one that is new
+			m.send(s, job(fmt.Sprint(round), "2"), job(fmt.Sprint("x", 5-round), "3"), job(fmt.Sprint("new", round), "4"))
+			m.load()
+		}
+		if page.Next == "" {
+			break
+		}
+		q.Cursor = page.Next
+	}
+	want := map[string]string{}
+	for _, e := range s.entries {
+		want[e.newest().Common().LocalRecordID] = e.newest().Common().Charge.String()
+	}
+	m.equal("what was seen", want, seen)
+}
+
+func testRevisions(m *storeModel) {
+	s, other := m.site("PSC"), m.site("SDSC")
+	secret, key, err := ledger.CreateKey(context.Background(), m.store, "PSC", "second", m.now)
+	m.noError(err)
+	m.send(s, job("0", "1"), job("1", "1"))
+	m.send(other, job("1", "7"))
+	m.load()
+	s.who, _, err = m.service.Authenticate(context.Background(), "PSC", secret)
+	m.noError(err)
+	m.send(s, job("1", "1"))
+	m.send(s, job("1", "2.50"), job("1", "3"))
+	m.load()
+	got, err := m.store.Revisions(context.Background(), s.who.Site, job("1", "1").Identity())
+	m.noError(err)
+	if len(got) != 3 {
+		m.t.Fatalf("%d revisions, want 3", len(got))
+	}
+	revisions := s.entries[job("1", "1").Identity()].revisions
+	for i, charge := range []string{"1", "2.5", "3"} {
+		want := ledger.Revision{Number: i + 1, Charge: chargeOf(charge), AcceptedAt: revisions[i].acceptedAt, LoadedAt: revisions[i].loadedAt,
+			KeyID: key.ID, Record: revisions[i].AppendJSON(nil)}
+		if i == 0 {
+			want.KeyID = other.who.KeyID // the first of its site
+		}
+		m.equal("revision", want, got[i], asText)
+	}
+	got, err = m.store.Revisions(context.Background(), s.who.Site, job("none", "1").Identity())
+	m.noError(err)
+	m.equal("revisions of no record", 0, len(got))
+	m.checkRevisions(other)
+}
+
+// testTimesOutOfRange asks for times that no database can hold.
+func testTimesOutOfRange(m *storeModel) {
+	s := m.site("PSC")
+	m.send(s, job("1", "1"), job("2", "1", func(r *amieusage.ComputeRecord) { r.Username = "eve" }))
+	m.send(s, &amieusage.StorageRecord{Username: "alice", LocalProjectID: alpha, LocalRecordID: "e", Resource: bulk,
+		CollectionTime: time.Unix(0, 0).UTC(), Charge: chargeOf("1")})
+	m.send(s, adjustment(amieusage.Debit, "1", "1"))
+	m.load()
+	m.check()
+	early, late := time.Date(1, 1, 2, 0, 0, 0, 0, time.UTC), time.Date(9999, 12, 31, 23, 59, 59, 999_999_999, time.UTC)
+	for _, period := range [][2]time.Time{{early, late}, {early, early.AddDate(100, 0, 0)}, {late.AddDate(-100, 0, 0), late},
+		{early, {}}, {late, {}}, {{}, late}, {{}, early}} {
+		m.checkStatus(s, amieusage.StatusQuery{From: period[0], To: period[1]})
+		for _, keys := range [][]amieusage.GroupKey{{amieusage.ByDay}, {amieusage.ByMonth}, {amieusage.ByUser}} {
+			m.checkSummary(s, amieusage.SummaryQuery{GroupBy: keys, From: period[0], To: period[1]})
+		}
+	}
+	m.equal("loaded", 2, len(m.loaded(s, amieusage.LoadedQuery{Limit: 5, MinLoadedTime: early})))
+	m.equal("loaded", 0, len(m.loaded(s, amieusage.LoadedQuery{Limit: 5, MinLoadedTime: late})))
+}
+
+// testEndedContext asks with a context that has ended: nothing happens.
+func testEndedContext(m *storeModel) {
+	s := m.site("PSC")
+	m.send(s, job("1", "1"))
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	for name, call := range map[string]func() error{
+		"Accept": func() error {
+			_, err := m.service.Accept(ctx, s.who, s.resources, messageOf([]amieusage.Record{job("2", "1")}))
+			return err
+		},
+		"LoadSome": func() error { _, err := m.service.LoadSome(ctx); return err },
+		"Counts":   func() error { _, err := m.service.Counts(ctx, s.who); return err },
+		"Status":   func() error { _, err := m.service.Status(ctx, s.who, amieusage.StatusQuery{}); return err },
+		"Import":   func() error { _, err := m.store.Import(ctx, standard("NCSA")); return err },
+	} {
+		if err := call(); !errors.Is(err, context.Canceled) {
+			m.t.Errorf("%s: error %v, want that the context was cancelled", name, err)
+		}
+	}
+	_, err := m.store.Authority(context.Background(), "NCSA")
+	m.hasCode(err, amieusage.CodeNotFound)
+	m.check()
+	m.load()
+}
