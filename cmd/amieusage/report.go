@@ -200,8 +200,12 @@ func (s *siteCommand) collectSacct(ctx context.Context, f *collectFlags) error {
 			return usageError("--since %s is not in the past", f.since)
 		}
 	}
+	moved := &outbox.Cursor{Source: sacctSource, At: now}
+	if !cursor.At.IsZero() && from.After(cursor.At) {
+		moved = nil // what ended between the cursor and the window is still to be collected
+	}
 	source := &slurm.Sacct{Path: s.config.sacct, From: from, To: now, Logger: s.agent.Log}
-	err = s.agent.Collect(ctx, source, &outbox.Cursor{Source: sacctSource, At: now}, f.preview)
+	err = s.agent.Collect(ctx, source, moved, f.preview)
 	s.countRows(source.Stats())
 	return err
 }

@@ -59,7 +59,7 @@ func (s *siteCommand) run(ctx context.Context, needs int, work func(a *agent.Age
 	if s.config, err = s.flags.load(); err != nil {
 		return err
 	}
-	a := &agent.Agent{Rules: &s.config.rules, Clock: s.clock, Log: s.log(), Progress: s.progress()}
+	a := &agent.Agent{Rules: &s.config.rules, Clock: s.clock, Log: s.log(), Progress: s.progress(), Bad: s.bad}
 	if needs&needRules != 0 && len(s.config.rules.Resources) == 0 {
 		return usageError("%s: no resources, so no job would be reported: state which jobs ran on which resource and what they cost", s.config.file)
 	}
@@ -178,18 +178,31 @@ func (s *siteCommand) printSummary(sum *agent.Summary) error {
 		fmt.Fprintf(&b, "charge on %s: %s for %d records\n", name, c.Total, c.Records)
 	}
 	_, err := s.stdout.Write([]byte(b.String()))
+	told := 0
 	for _, p := range sum.Problems {
-		about := p.Record
-		if about == "" {
-			fmt.Fprintf(s.stderr, "%s: %s\n", p.Kind, printable(p.Reason))
+		if p.Kind == "bad" {
 			continue
 		}
-		fmt.Fprintf(s.stderr, "%s: %s: %s\n", p.Kind, printable(about), printable(p.Reason))
-	}
-	if more := sum.Bad + sum.Rejected + sum.Failed - int64(len(sum.Problems)); more > 0 {
-		fmt.Fprintf(s.stderr, "and %d more (see: amieusage outbox list --state rejected,failed)\n", more)
+		if told++; told > maxTold {
+			fmt.Fprintf(s.stderr, "and %d more (see: amieusage outbox list --state rejected,failed)\n",
+				sum.Rejected+sum.Failed-maxTold)
+			break
+		}
+		fmt.Fprintf(s.stderr, "%s: %s: %s\n", p.Kind, printable(p.Record), printable(p.Reason))
 	}
 	return err
+}
+
+// maxTold is how many rejected and failed records a summary shows: the outbox
+// has them all.
+const maxTold = 20
+
+// bad shows a row that cannot be used, at once: nothing else keeps it.
+func (s *siteCommand) bad(p agent.Problem) {
+	if s.agent.Progress != nil {
+		fmt.Fprint(s.stderr, "\r\x1b[K")
+	}
+	fmt.Fprintf(s.stderr, "bad: %s\n", printable(p.Reason))
 }
 
 // inAll tells how many entries are in the state from all runs.

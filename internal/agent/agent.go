@@ -32,6 +32,8 @@ type Agent struct {
 	Log    *slog.Logger
 	// Progress is called now and then with what was done so far; nil: nothing.
 	Progress func(stage string, s *Summary)
+	// Bad is called with each row or record that cannot be used; nil: nothing.
+	Bad func(p Problem)
 	// Summary is what was done so far.
 	Summary Summary
 }
@@ -68,9 +70,9 @@ type Problem struct {
 	Reason string `json:"reason"`
 }
 
-// maxProblems is how many problems a summary names; all are counted, and all
-// but bad rows are in the outbox.
-const maxProblems = 20
+// maxProblems is how many problems a summary names; all are counted. Those that
+// it does not name are in the outbox, or were told by Bad.
+const maxProblems = 1000
 
 func (s *Summary) problem(p Problem) {
 	if len(s.Problems) < maxProblems {
@@ -121,5 +123,7 @@ func (a *Agent) bad(p Problem) {
 	p.Kind = "bad"
 	a.Summary.Bad++
 	a.Summary.problem(p)
-	a.Log.Debug("cannot be used", "error", p.Reason)
+	if a.Bad != nil {
+		a.Bad(p)
+	}
 }

@@ -128,13 +128,15 @@ func TestBadRowsStopOnlyThemselves(t *testing.T) {
 	if s.agent.Summary.OK() {
 		t.Error("all well in spite of bad rows")
 	}
-	many := make(source, 50)
+	many := make(source, 1500)
 	for i := range many {
 		many[i] = unreadable
 	}
-	s.again().collect(t, many...)
-	if n := len(s.agent.Summary.Problems); n >= 50 || s.agent.Summary.Bad != 50 {
-		t.Errorf("%d problems of %d are named", n, s.agent.Summary.Bad)
+	told := 0
+	s.again().agent.Bad = func(agent.Problem) { told++ }
+	s.collect(t, many...)
+	if n := len(s.agent.Summary.Problems); n >= 1500 || s.agent.Summary.Bad != 1500 || told != 1500 {
+		t.Errorf("%d problems of %d are named, %d told", n, s.agent.Summary.Bad, told)
 	}
 }
 

@@ -42,8 +42,16 @@ func (a *Agent) Confirm(ctx context.Context, wait time.Duration) error {
 	inVain, nextSearch := 0, 1
 	for {
 		before, err := c.open(ctx)
-		if err != nil || before == 0 {
+		if err != nil {
 			return err
+		}
+		if before == 0 {
+			// Nothing waits for the service; but what was confirmed may have
+			// failed since.
+			if err := c.takeFailed(ctx); !errors.Is(err, usageclient.ErrUnavailable) {
+				return err
+			}
+			return nil
 		}
 		if err := c.look(ctx); err != nil {
 			return err

@@ -84,7 +84,7 @@ func TestConfirm(t *testing.T) {
 
 func TestConfirmNothing(t *testing.T) {
 	s := newSite(t)
-	s.agent.Client = clientAt(t, "http://127.0.0.1:1/api/v1") // which is not asked
+	s.agent.Client = clientAt(t, "http://127.0.0.1:1/api/v1") // where nobody answers, and nobody has to
 	s.confirm(t, long)
 }
 

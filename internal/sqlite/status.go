@@ -30,18 +30,20 @@ func (l *Ledger) Status(ctx context.Context, site ledger.SiteID, q amieusage.Sta
 	// those of each transaction.
 	firstHour := (from + hourNanos - 1) / hourNanos * hourNanos
 	lastHour := to / hourNanos * hourNanos
+	if firstHour > lastHour {
+		firstHour, lastHour = to, to
+	}
 	err := l.db.read(ctx, func(conn *sqlite.Conn) error {
 		err := sqlitex.Execute(conn, `
-			SELECT r.name, sum(l.records), sum(l.charge)
-			FROM resources r JOIN loads l ON l.site_id = r.site_id AND l.resource_id = r.resource_id
-			WHERE r.site_id = ?1 AND (
-				l.span = 1 AND l.loaded_at >= ?4 AND l.loaded_at < ?5
-				OR l.span = 0 AND ?4 < ?5 AND l.loaded_at >= ?2 AND l.loaded_at < ?4
-				OR l.span = 0 AND ?4 < ?5 AND l.loaded_at >= ?5 AND l.loaded_at < ?3
-				OR l.span = 0 AND ?4 >= ?5 AND l.loaded_at >= ?2 AND l.loaded_at < ?3)
-			GROUP BY r.name HAVING sum(l.records) > 0 ORDER BY r.name`,
+			SELECT (SELECT name FROM resources r WHERE r.resource_id = l.resource_id), sum(records), sum(charge) FROM (
+				SELECT * FROM loads WHERE site_id = ?1 AND span = 0 AND loaded_at >= ?2 AND loaded_at < ?3
+				UNION ALL
+				SELECT * FROM loads WHERE site_id = ?1 AND span = 1 AND loaded_at >= ?3 AND loaded_at < ?4
+				UNION ALL
+				SELECT * FROM loads WHERE site_id = ?1 AND span = 0 AND loaded_at >= ?4 AND loaded_at < ?5) l
+			GROUP BY resource_id HAVING sum(records) > 0`,
 			&sqlitex.ExecOptions{
-				Args: []any{int64(site), from, to, firstHour, lastHour},
+				Args: []any{int64(site), from, firstHour, lastHour, to},
 				ResultFunc: func(stmt *sqlite.Stmt) error {
 					s := row(stmt.ColumnText(0))
 					s.LoadedRecordCount = stmt.ColumnInt64(1)
@@ -59,10 +61,9 @@ func (l *Ledger) Status(ctx context.Context, site ledger.SiteID, q amieusage.Sta
 		}
 		var groups []group
 		err = sqlitex.Execute(conn, `
-			SELECT r.name, f.resource_id, f.failure, count(*)
-			FROM failed_records f JOIN resources r ON r.resource_id = f.resource_id
-			WHERE f.site_id = ? AND f.state = 0 AND f.failed_at >= ? AND f.failed_at < ?
-			GROUP BY r.name, f.resource_id, f.failure ORDER BY r.name, f.failure`,
+			SELECT (SELECT name FROM resources r WHERE r.resource_id = f.resource_id), resource_id, failure, count(*)
+			FROM failed_records f WHERE site_id = ? AND state = 0 AND failed_at >= ? AND failed_at < ?
+			GROUP BY resource_id, failure ORDER BY resource_id, failure`,
 			&sqlitex.ExecOptions{
 				Args: []any{int64(site), from, to},
 				ResultFunc: func(stmt *sqlite.Stmt) error {
@@ -78,7 +79,7 @@ func (l *Ledger) Status(ctx context.Context, site ledger.SiteID, q amieusage.Sta
 			e := amieusage.StatusError{Error: g.failure}
 			err := sqlitex.Execute(conn, `
 				SELECT `+failedColumns+` FROM failed_records
-				WHERE site_id = ? AND state = 0 AND +resource_id = ? AND failure = ? AND failed_at >= ? AND failed_at < ?
+				WHERE site_id = ? AND state = 0 AND resource_id = ? AND failure = ? AND failed_at >= ? AND failed_at < ?
 				ORDER BY failed_id LIMIT ?`,
 				&sqlitex.ExecOptions{
 					Args: []any{int64(site), g.id, g.failure, from, to, maxRecords},

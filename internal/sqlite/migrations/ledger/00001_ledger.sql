@@ -137,6 +137,7 @@ CREATE TABLE failed_records (
     closed_at       INTEGER
 );
 CREATE INDEX failed_open ON failed_records (site_id, failed_id) WHERE state = 0;
+CREATE INDEX failed_open_reason ON failed_records (site_id, resource_id, failure, failed_id, failed_at) WHERE state = 0;
 CREATE INDEX failed_open_identity
     ON failed_records (site_id, resource_id, usage_type, local_record_id, key_time) WHERE state = 0;
 
@@ -175,5 +176,5 @@ CREATE TABLE loads (
     loaded_at   INTEGER NOT NULL,
     records     INTEGER NOT NULL,
     charge      INTEGER NOT NULL, -- less what was given back
-    PRIMARY KEY (site_id, span, resource_id, loaded_at)
+    PRIMARY KEY (site_id, span, loaded_at, resource_id)
 ) WITHOUT ROWID;
