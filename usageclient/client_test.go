@@ -134,7 +134,7 @@ func TestKeyIsNeverShown(t *testing.T) {
 		hidden(verb+" of the struct", fmt.Sprintf(verb, *c))
 		hidden(verb+" inside", fmt.Sprintf(verb, struct{ c Client }{*c}))
 	}
-	data, err := json.Marshal(c)
+	data, err := json.Marshal(map[string]any{"client": c})
 	hidden("JSON", string(data)+fmt.Sprint(err))
 	hidden("reflection", cmp.Diff(c, (*Client)(nil), cmp.Exporter(func(reflect.Type) bool { return true })))
 	slog.New(slog.NewTextHandler(&log, nil)).Info("client", "client", c)

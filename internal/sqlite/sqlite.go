@@ -36,12 +36,12 @@ var migrations embed.FS
 type fileKind struct {
 	name          string // as errors call it, and the folder of its migrations
 	applicationID int64
-	cacheKiB      int // page cache of a connection; it takes about five times that of memory
+	cacheKiB      int // page cache of the connection that writes; it takes about five times that of memory
 }
 
 var (
-	ledgerFile = fileKind{"ledger", 0x414d4c31, 65536} // "AML1"
-	outboxFile = fileKind{"outbox", 0x414d4f31, 8192}  // "AMO1"
+	ledgerFile = fileKind{"ledger", 0x414d4c31, 16 << 10} // "AML1"
+	outboxFile = fileKind{"outbox", 0x414d4f31, 8 << 10}  // "AMO1"
 )
 
 // quickCheckBytes is the size up to which a file is checked as a whole when it
@@ -50,7 +50,10 @@ const quickCheckBytes = 64 << 20
 
 const (
 	busyTimeout = 10 * time.Second
-	readers     = 4
+	// readerCacheKiB is the page cache of each connection that reads: the
+	// system's own cache stands behind it.
+	readerCacheKiB = 2 << 10
+	readers        = 4
 )
 
 // database is one open file: one connection that writes, and a pool that
@@ -78,14 +81,14 @@ func open(ctx context.Context, path string, kind fileKind) (*database, error) {
 	if err != nil {
 		return nil, openError(path, kind, err)
 	}
-	if err := kind.prepare(conn); err != nil {
+	if err := prepare(conn, kind.cacheKiB); err != nil {
 		conn.Close()
 		return nil, openError(path, kind, err)
 	}
 	pool, err := sqlitex.NewPool(path, sqlitex.PoolOptions{
 		Flags:       sqlite.OpenReadWrite,
 		PoolSize:    readers,
-		PrepareConn: kind.prepare,
+		PrepareConn: func(conn *sqlite.Conn) error { return prepare(conn, readerCacheKiB) },
 	})
 	if err != nil {
 		conn.Close()
@@ -96,7 +99,7 @@ func open(ctx context.Context, path string, kind fileKind) (*database, error) {
 	return db, nil
 }
 
-func (kind fileKind) prepare(conn *sqlite.Conn) error {
+func prepare(conn *sqlite.Conn, cacheKiB int) error {
 	conn.SetBusyTimeout(busyTimeout)
 	// One by one: a script runs inside a transaction, where the journal's mode
 	// cannot change.
@@ -105,7 +108,7 @@ func (kind fileKind) prepare(conn *sqlite.Conn) error {
 		"synchronous = FULL",
 		"foreign_keys = ON",
 		"wal_autocheckpoint = 20000",
-		"cache_size = -" + strconv.Itoa(kind.cacheKiB),
+		"cache_size = -" + strconv.Itoa(cacheKiB),
 		"temp_store = MEMORY",
 	} {
 		if err := sqlitex.ExecuteTransient(conn, "PRAGMA "+pragma, nil); err != nil {

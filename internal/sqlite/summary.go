@@ -93,7 +93,7 @@ func (l *Ledger) Summary(ctx context.Context, site ledger.SiteID, q amieusage.Su
 	args := append([]any{int64(site)}, usageBounds(nanos(q.From), endNanos(q.To), slices.Contains(q.GroupBy, amieusage.ByDay))...)
 	args = append(args, maxRows+1)
 	err := l.db.read(ctx, func(conn *sqlite.Conn) error {
-		err := sqlitex.Execute(conn, query, &sqlitex.ExecOptions{
+		err := sqlitex.ExecuteTransient(conn, query, &sqlitex.ExecOptions{
 			Args: args,
 			ResultFunc: func(stmt *sqlite.Stmt) error {
 				summary.Rows = append(summary.Rows, scanSummary(stmt, q.GroupBy))

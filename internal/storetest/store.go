@@ -3,7 +3,6 @@ package storetest
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"testing"
@@ -161,5 +160,5 @@ func (m *storeModel) equal(what string, want, got any, opts ...cmp.Option) {
 // records by their JSON.
 var byText = cmp.Options{
 	cmp.Transformer("charge", func(c amieusage.Charge) string { return c.String() }),
-	cmp.Transformer("failed", func(f amieusage.FailedRecord) string { return fmt.Sprintf("%s", f.AppendJSON(nil)) }),
+	cmp.Transformer("failed", func(f amieusage.FailedRecord) string { return string(f.AppendJSON(nil)) }),
 }

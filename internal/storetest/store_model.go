@@ -326,7 +326,12 @@ func (m *storeModel) compare() {
 
 // looks are the ways to look at a site, each of which compares what is seen.
 func (m *storeModel) looks(s *modelSite) []func() {
-	status := func(q amieusage.StatusQuery) func() { return func() { m.checkStatus(s, q) } }
+	status := func(q amieusage.StatusQuery) func() {
+		return func() {
+			m.checkFailed(s) // tells the numbers of failed records
+			m.checkStatus(s, q)
+		}
+	}
 	return []func(){
 		func() {
 			counts, err := m.service.Counts(context.Background(), s.who)
@@ -337,7 +342,7 @@ func (m *storeModel) looks(s *modelSite) []func() {
 		func() { m.checkLoaded(s) },
 		status(amieusage.StatusQuery{}),
 		status(amieusage.StatusQuery{From: time.Date(1, 1, 2, 0, 0, 0, 0, time.UTC), To: time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)}),
-		func() { m.checkStatus(s, amieusage.StatusQuery{From: m.loadingTime(s), To: m.loadingTime(s)}) },
+		func() { status(amieusage.StatusQuery{From: m.loadingTime(s), To: m.loadingTime(s)})() },
 		func() {
 			m.checkSummary(s, amieusage.SummaryQuery{GroupBy: m.someKeys(), From: m.usageTime(s), To: m.usageTime(s)})
 		},

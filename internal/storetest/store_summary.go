@@ -70,8 +70,11 @@ func testSummary(m *storeModel) {
 		m.checkSummary(s, amieusage.SummaryQuery{GroupBy: keys, From: edges[1].Add(1), To: edges[6].Add(time.Hour)})
 	}
 	times := []time.Time{{}}
-	for _, at := range edges {
-		times = append(times, at, at.Truncate(24*time.Hour), at.Add(1))
+	for i, at := range edges {
+		times = append(times, at)
+		if i%3 == 2 {
+			times = append(times, at.Truncate(24*time.Hour), at.Add(1))
+		}
 	}
 	for _, from := range times {
 		for _, to := range times {

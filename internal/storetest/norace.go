@@ -1,0 +1,7 @@
+//go:build !race
+
+package storetest
+
+import "math"
+
+const maxChecks = math.MaxInt
