@@ -7,6 +7,7 @@
 package agent
 
 import (
+	"encoding/json"
 	"log/slog"
 	"maps"
 	"slices"
@@ -52,13 +53,14 @@ type Summary struct {
 	Loaded    int64                  `json:"loaded"`               // records confirmed in the service's ledger
 	Failed    int64                  `json:"failed"`               // records that the service could not load
 	Charge    map[string]Charge      `json:"charge"`               // of new and changed records, by resource
-	WouldSend []string               `json:"would_send,omitempty"` // what a dry run would send
+	WouldSend []json.RawMessage      `json:"would_send,omitempty"` // the records that a dry run would send
 	Outbox    map[outbox.State]int64 `json:"outbox,omitempty"`     // all entries, by state
 }
 
-// A Charge is a sum of charges.
+// A Charge is a sum of charges, less what adjustments give back.
 type Charge struct {
 	Records int64            `json:"records"`
+	Free    int64            `json:"free"` // records of a charge of 0
 	Total   amieusage.Charge `json:"total"`
 }
 
@@ -106,10 +108,16 @@ func (s *Summary) charge(r amieusage.Record) {
 	}
 	c := r.Common()
 	sum := s.Charge[c.Resource]
-	total := sum.Total.Decimal()
+	total, charge := sum.Total.Decimal(), c.Charge.Decimal()
+	if charge.IsZero() {
+		sum.Free++
+	}
+	if adjustment, ok := r.(*amieusage.AdjustmentRecord); ok && adjustment.AdjustmentType.GivesBack() {
+		charge.Neg(charge)
+	}
 	// Charges of valid records are far within the precision.
-	_, _ = sums.Add(total, total, c.Charge.Decimal())
-	s.Charge[c.Resource] = Charge{Records: sum.Records + 1, Total: amieusage.ChargeOf(total)}
+	_, _ = sums.Add(total, total, charge)
+	s.Charge[c.Resource] = Charge{Records: sum.Records + 1, Free: sum.Free, Total: amieusage.ChargeOf(total)}
 }
 
 func (a *Agent) progress(stage string) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"iter"
 
+	"github.com/amieusage/amieusage"
 	"github.com/amieusage/amieusage/internal/batch"
 	"github.com/amieusage/amieusage/internal/outbox"
 )
@@ -94,6 +95,9 @@ func (e *enqueuing) run(ctx context.Context, items iter.Seq2[outbox.Item, error]
 
 // store enqueues the chunk and counts what that did.
 func (e *enqueuing) store(ctx context.Context, cursor *outbox.Cursor) error {
+	if e.seen != nil {
+		e.keepLast()
+	}
 	var outcomes []outbox.Outcome
 	var err error
 	if e.preview != nil {
@@ -105,11 +109,8 @@ func (e *enqueuing) store(ctx context.Context, cursor *outbox.Cursor) error {
 		return err
 	}
 	for i, o := range outcomes {
-		again := o.Repeated
 		// The IDs of entries that are new to a preview come again.
-		if e.seen != nil && (e.preview == nil || o.Change != outbox.Added) {
-			again = e.seen.add(o.ID) || again
-		}
+		again := e.seen != nil && (e.preview == nil || o.Change != outbox.Added) && e.seen.add(o.ID)
 		switch o.Change {
 		case outbox.Unchanged:
 			e.Summary.Unchanged++
@@ -118,8 +119,8 @@ func (e *enqueuing) store(ctx context.Context, cursor *outbox.Cursor) error {
 			e.Summary.New++
 		case outbox.Revised:
 			e.Summary.Changed++
-			if e.seen != nil && again {
-				e.bad(overwriting(e.chunk, outcomes, i))
+			if again {
+				e.bad(overwriting(e.chunk[i], "an earlier row"))
 			}
 		}
 		e.Summary.charge(e.chunk[i].Record)
@@ -132,19 +133,38 @@ func (e *enqueuing) store(ctx context.Context, cursor *outbox.Cursor) error {
 	return nil
 }
 
-// overwriting is the problem of an item that has overwritten another one of
-// the same source.
-func overwriting(items []outbox.Item, outcomes []outbox.Outcome, i int) Problem {
-	other := "an earlier row"
-	for j, o := range outcomes[:i] {
-		if o.ID == outcomes[i].ID {
-			other = items[j].Place
+// keepLast leaves of the chunk's jobs with the same identity only the last, so
+// that reading them again changes nothing.
+func (e *enqueuing) keepLast() {
+	last := make(map[amieusage.Identity]int, len(e.chunk))
+	for i, item := range e.chunk {
+		last[item.Record.Identity()] = i
+	}
+	if len(last) == len(e.chunk) {
+		return
+	}
+	kept := e.chunk[:0] // what is still to be read lies behind it
+	for i, item := range e.chunk {
+		j := last[item.Record.Identity()]
+		switch {
+		case i == j:
+			kept = append(kept, item)
+		case amieusage.ContentDigest(item.Record) == amieusage.ContentDigest(e.chunk[j].Record):
+			e.Summary.Unchanged++
+		default:
+			e.bad(overwriting(e.chunk[j], item.Place))
 		}
 	}
+	e.chunk = kept
+}
+
+// overwriting is the problem of an item that stands for another one of the
+// same source.
+func overwriting(item outbox.Item, other string) Problem {
 	return Problem{
-		Place:  items[i].Place,
-		Record: items[i].Record.String(),
-		Reason: items[i].Place + " is another job with the id and submit time of " + other +
+		Place:  item.Place,
+		Record: item.Record.String(),
+		Reason: item.Place + " is another job with the id and submit time of " + other +
 			": only this one is reported; correct the accounting, or report the other with amieusage send",
 	}
 }

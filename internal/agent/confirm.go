@@ -28,7 +28,7 @@ const (
 	confirmChunk  = 2000
 	// searchFactor is how many times more looks in vain precede each further
 	// search.
-	searchFactor = 8
+	searchFactor = 4
 )
 
 // Confirm asks the service what became of the queued entries, again and again
@@ -39,7 +39,7 @@ func (a *Agent) Confirm(ctx context.Context, wait time.Duration) error {
 	deadline := a.Clock().Add(wait)
 	pause := backoff.NewExponentialBackOff()
 	pause.InitialInterval, pause.MaxInterval = 50*time.Millisecond, 2*time.Second
-	inVain, nextSearch := 0, 1
+	inVain, nextSearch := 0, 2
 	for {
 		before, err := c.open(ctx)
 		if err != nil {

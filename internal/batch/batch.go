@@ -41,8 +41,15 @@ type TRES struct {
 	Count int64  // bytes for mem and burst buffers (bb/…), a plain number for everything else
 }
 
-// Finished tells whether the allocation has ended.
-func (j *Job) Finished() bool { return !j.End.IsZero() }
+// Finished tells whether the allocation has ended. The state decides before the time: accounting that is cut to a window
+// gives running jobs the window's end.
+func (j *Job) Finished() bool {
+	switch j.State {
+	case "PENDING", "CONFIGURING", "RUNNING", "SUSPENDED":
+		return false
+	}
+	return !j.End.IsZero()
+}
 
 // TRESCount returns how much of a resource was allocated, and whether the accounting names it. A resource reported only
 // by type (gres/gpu:a100, gres/gpu:h100) is answered as their sum when asked for without a type (gres/gpu); where the

@@ -98,3 +98,21 @@ func TestRowError(t *testing.T) {
 		t.Error("the cause is not reached by errors.Is")
 	}
 }
+
+func TestFinishedByState(t *testing.T) {
+	end := time.Date(2026, 10, 1, 0, 0, 0, 0, time.UTC)
+	for _, test := range []struct {
+		state string
+		end   time.Time
+		want  bool
+	}{
+		{"COMPLETED", end, true}, {"CANCELLED", end, true}, {"REQUEUED", end, true}, {"RESIZING", end, true},
+		{"COMPLETED", time.Time{}, false}, {"RUNNING", time.Time{}, false},
+		// As sacct --truncate prints them.
+		{"RUNNING", end, false}, {"SUSPENDED", end, false}, {"PENDING", end, false},
+	} {
+		if got := (&batch.Job{State: test.state, End: test.end}).Finished(); got != test.want {
+			t.Errorf("%s with end %v: %v", test.state, test.end, got)
+		}
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/cockroachdb/apd/v3"
 
@@ -65,6 +66,10 @@ func (c *Charge) check() error {
 		return fmt.Errorf("charge has no rate under per_hour, as in per_hour: {cpu: 1}")
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.PerHour)) {
+		if !isTRES(name) {
+			return fmt.Errorf("%q under per_hour is no TRES: they are cpu, mem, node, billing, energy, vmem, pages, "+
+				"and gres/…, license/…, fs/…, bb/…, ic/… as in gres/gpu", name)
+		}
 		rate := c.PerHour[name]
 		if rate == nil || rate.Form != apd.Finite || rate.Negative || rate.NumDigits() > 18 || rate.Exponent < -18 || rate.Exponent > 18 {
 			return fmt.Errorf("the rate of %s must be a decimal number of at most 18 digits, and not negative", name)
@@ -79,6 +84,21 @@ func (c *Charge) check() error {
 		return fmt.Errorf("decimals must be from 0 to %d", MaxDecimals)
 	}
 	return nil
+}
+
+// isTRES tells the names of what Slurm tracks from slips of the pen, which
+// would charge nothing.
+func isTRES(name string) bool {
+	switch name {
+	case "cpu", "mem", "node", "billing", "energy", "vmem", "pages":
+		return true
+	}
+	kind, of, _ := strings.Cut(name, "/")
+	switch kind {
+	case "gres", "license", "fs", "bb", "ic":
+		return of != ""
+	}
+	return false
 }
 
 // of returns the charge of a job. It holds for rates that pass check.

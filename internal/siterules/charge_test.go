@@ -6,6 +6,7 @@ import (
 	"math/big"
 	"testing"
 
+	"github.com/cockroachdb/apd/v3"
 	"pgregory.net/rapid"
 
 	"github.com/amieusage/amieusage/internal/batch"
@@ -140,4 +141,18 @@ func roundHalfEven(r *big.Rat, decimals int) *big.Rat {
 		whole.Add(whole, big.NewInt(int64(whole.Bit(0))))
 	}
 	return new(big.Rat).Quo(new(big.Rat).SetInt(whole), unit)
+}
+
+func TestNamesOfTRES(t *testing.T) {
+	for name, want := range map[string]bool{
+		"cpu": true, "mem": true, "node": true, "billing": true, "gres/gpu": true, "gres/gpu:a100": true, "license/matlab": true,
+		"cpus": false, "gpu": false, "gres/": false, "gres": false, "CPU": false, "": false,
+	} {
+		rules := siterules.Rules{Resources: []siterules.Resource{
+			{Name: "r", Charge: siterules.Charge{PerHour: map[string]*apd.Decimal{name: apd.New(1, 0)}}},
+		}}
+		if err := rules.Check(); (err == nil) != want {
+			t.Errorf("per_hour: {%q: 1}: %v", name, err)
+		}
+	}
 }
