@@ -46,7 +46,8 @@ func (m *Message) Append(r Record) error {
 
 // MarshalJSON returns the message as it goes over the wire.
 func (m Message) MarshalJSON() ([]byte, error) {
-	dst := AppendMessageStart(nil, m.UsageType)
+	const usualRecord = 400 // bytes
+	dst := AppendMessageStart(make([]byte, 0, 64+usualRecord*len(m.Records)), m.UsageType)
 	for _, r := range m.Records {
 		dst = r.AppendJSON(appendComma(dst))
 	}
