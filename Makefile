@@ -6,8 +6,8 @@ help: ## list the targets
 build: ## build bin/amieusage, one static binary
 	CGO_ENABLED=0 go build -trimpath -o bin/amieusage ./cmd/amieusage
 
-demo: build ## the main job from end to end: a service, a dump of sacct, what failed and its repair
-	scripts/demo.sh bin/amieusage
+demo: build ## the main job from end to end: a service, a dump of sacct, what failed and its repair; KEEP=1 leaves the service running
+	KEEP='$(KEEP)' scripts/demo.sh bin/amieusage
 
 test: ## every test, with the race detector; installs what is missing
 	scripts/tools.sh

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strconv"
 	"time"
@@ -22,6 +24,8 @@ func (p *program) adminCommand() *cobra.Command {
 		Long: `Manage the registry (sites, resources, projects, users, allocations) and the
 API keys in a ledger's file. The service may be running; it sees each change
 at once.`,
+		Example: `  amieusage admin import registry.yaml --db ledger.db
+  amieusage admin key create --site PSC --db ledger.db`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -30,10 +34,14 @@ at once.`,
 }
 
 // withLedger adds the flag --db to a command that works on a ledger's file.
-func (p *program) withLedger(cmd *cobra.Command, work func(ctx context.Context, store *sqlite.Ledger, args []string) error) *cobra.Command {
+// With creates the file is made where it is missing.
+func (p *program) withLedger(cmd *cobra.Command, creates bool, work func(ctx context.Context, store *sqlite.Ledger, args []string) error) *cobra.Command {
 	db := cmd.Flags().String("db", "", "the ledger's file (required)")
 	markRequired(cmd, "db")
 	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
+		if _, err := os.Stat(*db); !creates && errors.Is(err, fs.ErrNotExist) {
+			return usageError("there is no ledger %s (amieusage admin import and amieusage serve create one)", *db)
+		}
 		store, err := sqlite.OpenLedger(cmd.Context(), *db)
 		if err != nil {
 			return &statusError{exitUsage, err}
@@ -54,9 +62,9 @@ func (p *program) adminImportCommand() *cobra.Command {
 		Short: "Bring the registry in line with a file",
 		Long: `Bring the registry in line with a YAML file, and show what changed. The file
 states the whole of every project that it names: users and allocations that it
-no longer lists are taken from the project. Sites, resources and projects that
-it does not name stay as they are. Importing the same file again changes
-nothing.
+no longer lists are taken from the project; a project without users: or without
+allocations: keeps those that it has. Sites, resources and projects that it does
+not name stay as they are. Importing the same file again changes nothing.
 
   sites:
     - name: PSC
@@ -70,7 +78,7 @@ nothing.
 Dates are in UTC, and both days are part of the allocation.`,
 		Example: `  amieusage admin import registry.yaml --db ledger.db`,
 		Args:    cobra.ExactArgs(1),
-	}, func(ctx context.Context, store *sqlite.Ledger, args []string) error {
+	}, true, func(ctx context.Context, store *sqlite.Ledger, args []string) error {
 		data, err := os.ReadFile(args[0])
 		if err != nil {
 			return &statusError{exitUsage, err}
@@ -95,17 +103,18 @@ Dates are in UTC, and both days are part of the allocation.`,
 
 func (p *program) adminSiteCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "site",
-		Short: "Manage sites",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Use:     "site",
+		Short:   "Manage sites",
+		Example: `  amieusage admin site add PSC --db ledger.db`,
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(p.withLedger(&cobra.Command{
 		Use:     "add NAME --db FILE",
 		Short:   "Add a site",
 		Example: `  amieusage admin site add PSC --db ledger.db`,
 		Args:    cobra.ExactArgs(1),
-	}, func(ctx context.Context, store *sqlite.Ledger, args []string) error {
+	}, true, func(ctx context.Context, store *sqlite.Ledger, args []string) error {
 		if err := checkSiteName(args[0]); err != nil {
 			return &statusError{exitUsage, err}
 		}
@@ -130,6 +139,9 @@ func (p *program) adminKeyCommand() *cobra.Command {
 		Long: `Manage API keys. A site may have several valid keys, so that a key can be
 replaced without a gap: create the new one, change the site's configuration,
 then revoke the old one.`,
+		Example: `  amieusage admin key create --site PSC --db ledger.db
+  amieusage admin key list --db ledger.db
+  amieusage admin key revoke 1 --site PSC --db ledger.db`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -141,7 +153,7 @@ then revoke the old one.`,
 hash is kept: it can never be shown again.`,
 		Example: `  umask 077 && amieusage admin key create --site PSC --db ledger.db > psc.key`,
 		Args:    cobra.NoArgs,
-	}, func(ctx context.Context, store *sqlite.Ledger, _ []string) error {
+	}, false, func(ctx context.Context, store *sqlite.Ledger, _ []string) error {
 		secret, key, err := ledger.CreateKey(ctx, store, site, label, p.clock())
 		if err != nil {
 			return &statusError{exitUsage, err}
@@ -164,20 +176,21 @@ hash is kept: it can never be shown again.`,
 		Example: `  amieusage admin key list --db ledger.db
   amieusage admin key list --site PSC --db ledger.db -o json`,
 		Args: cobra.NoArgs,
-	}, func(ctx context.Context, store *sqlite.Ledger, _ []string) error {
+	}, false, func(ctx context.Context, store *sqlite.Ledger, _ []string) error {
 		keys, err := store.Keys(ctx, listSite)
 		if err != nil {
 			return &statusError{exitUsage, err}
 		}
-		rows := [][]string{}
+		views, rows := []keyView{}, [][]string{}
 		for _, k := range keys {
+			views = append(views, keyView{k.ID, k.Site, k.Label, k.CreatedAt.UTC(), k.RevokedAt.UTC()})
 			state := "valid"
 			if !k.RevokedAt.IsZero() {
 				state = "revoked " + k.RevokedAt.UTC().Format(time.RFC3339)
 			}
 			rows = append(rows, []string{k.Site, strconv.FormatInt(k.ID, 10), k.CreatedAt.UTC().Format(time.RFC3339), state, k.Label})
 		}
-		return p.print(output, append([]ledger.Key{}, keys...), []string{"SITE", "KEY", "CREATED", "STATE", "LABEL"}, rows)
+		return p.print(output, views, []string{"SITE", "KEY", "CREATED", "STATE", "LABEL"}, rows)
 	})
 	list.Flags().StringVar(&listSite, "site", "", "only this site's keys")
 	output.add(list)
@@ -188,7 +201,7 @@ hash is kept: it can never be shown again.`,
 		Short:   "Revoke an API key, by its number in the list",
 		Example: `  amieusage admin key revoke 1 --site PSC --db ledger.db`,
 		Args:    cobra.ExactArgs(1),
-	}, func(ctx context.Context, store *sqlite.Ledger, args []string) error {
+	}, false, func(ctx context.Context, store *sqlite.Ledger, args []string) error {
 		id, err := strconv.ParseInt(args[0], 10, 64)
 		if err != nil {
 			return usageError("%q is no key's number (see: amieusage admin key list)", args[0])
@@ -206,6 +219,15 @@ hash is kept: it can never be shown again.`,
 	return cmd
 }
 
+// A keyView is a key as programs see it.
+type keyView struct {
+	ID        int64     `json:"id"`
+	Site      string    `json:"site"`
+	Label     string    `json:"label"`
+	CreatedAt time.Time `json:"created_at"`
+	RevokedAt time.Time `json:"revoked_at,omitzero"`
+}
+
 func (p *program) adminCheckCommand() *cobra.Command {
 	return p.withLedger(&cobra.Command{
 		Use:   "check --db FILE",
@@ -215,7 +237,7 @@ balances and the counts are what the records add up to. It reads everything,
 which takes a while for millions of records; the service may be running.`,
 		Example: `  amieusage admin check --db ledger.db`,
 		Args:    cobra.NoArgs,
-	}, func(ctx context.Context, store *sqlite.Ledger, _ []string) error {
+	}, false, func(ctx context.Context, store *sqlite.Ledger, _ []string) error {
 		if err := store.Verify(ctx); err != nil {
 			return err
 		}

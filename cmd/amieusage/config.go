@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -29,7 +30,7 @@ const apiKeyVariable = "AMIEUSAGE_API_KEY"
 
 // A siteFile is the YAML form of a site's configuration.
 type siteFile struct {
-	Site            string         `yaml:"site"`
+	Site            scalar         `yaml:"site"`
 	APIKeyFile      string         `yaml:"api_key_file"`
 	UsageURL        scalar         `yaml:"usage_url"`
 	InsecureHTTP    bool           `yaml:"insecure_http"`
@@ -75,7 +76,8 @@ type siteConfig struct {
 	file            string
 	site            string
 	keyFile         string
-	key             string // from an amieclient configuration
+	section         string // of an amieclient configuration
+	key             string // from there
 	usageURL        string
 	insecureHTTP    bool
 	caFile          string
@@ -127,6 +129,12 @@ func (f *configFlags) read() (*siteConfig, error) {
 		return nil, err
 	}
 	var c *siteConfig
+	switch filepath.Ext(f.path) {
+	case ".yaml", ".yml":
+		if f.section != "" {
+			return nil, fmt.Errorf("%s has no sections: --section is for amieclient's config.ini", f.path)
+		}
+	}
 	if f.section != "" || strings.HasSuffix(f.path, ".ini") {
 		c, err = parseINI(f.path, f.section, data)
 	} else {
@@ -143,6 +151,12 @@ func (f *configFlags) read() (*siteConfig, error) {
 			*name = filepath.Join(filepath.Dir(f.path), *name)
 		}
 	}
+	// A program's name without a slash is one to be found on PATH.
+	if strings.ContainsRune(c.sacct, '/') && !filepath.IsAbs(c.sacct) {
+		if c.sacct, err = filepath.Abs(filepath.Join(filepath.Dir(f.path), c.sacct)); err != nil {
+			return nil, err
+		}
+	}
 	if f.state != "" {
 		c.state = f.state
 	}
@@ -156,7 +170,7 @@ func parseSite(name string, data []byte) (*siteConfig, error) {
 	}
 	c := &siteConfig{
 		file:         name,
-		site:         file.Site,
+		site:         file.Site.text,
 		keyFile:      file.APIKeyFile,
 		usageURL:     file.UsageURL.text,
 		insecureHTTP: file.InsecureHTTP,
@@ -179,7 +193,7 @@ func parseSite(name string, data []byte) (*siteConfig, error) {
 		return nil, fmt.Errorf("%s: site is missing: the site's name, as in site: PSC", name)
 	}
 	if err := checkSiteName(c.site); err != nil {
-		return nil, fmt.Errorf("%s: site: %w", name, err)
+		return nil, file.Site.problem(name, "site: %w", err)
 	}
 	if c.usageURL == "" {
 		c.usageURL = amieusage.DefaultURL
@@ -211,14 +225,24 @@ func parseSite(name string, data []byte) (*siteConfig, error) {
 		}
 	}
 	for i := range file.Resources {
+		if file.Resources[i].Resource.text == "" {
+			return nil, placeOf(data, fmt.Sprintf("$.resources[%d]", i)).problem(name, "resource %d has no name: state it, as in resource: bridges2-rm.psc.access-ci.org", i+1)
+		}
 		r, err := file.Resources[i].rule(name)
 		if err != nil {
 			return nil, err
 		}
 		c.rules.Resources = append(c.rules.Resources, r)
 	}
-	if err := c.rules.Check(); err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+	projects := siterules.Rules{Projects: siterules.Projects{Case: c.rules.Projects.Case}}
+	if err := projects.Check(); err != nil {
+		return nil, file.Projects.Case.problem(name, "%w", err)
+	}
+	for _, pattern := range file.Projects.Include {
+		projects.Projects.Include = []string{pattern.text}
+		if err := projects.Check(); err != nil {
+			return nil, pattern.problem(name, "%w", err)
+		}
 	}
 	return c, nil
 }
@@ -296,6 +320,7 @@ func parseINI(name, section string, data []byte) (*siteConfig, error) {
 	}
 	c := &siteConfig{
 		file:        name,
+		section:     section,
 		site:        s.Key("site_name").String(),
 		key:         s.Key("api_key").String(),
 		usageURL:    s.Key("usage_url").String(),
@@ -337,6 +362,9 @@ func (c *siteConfig) apiKey() (string, error) {
 	}
 	if c.key != "" {
 		return c.key, nil
+	}
+	if c.section != "" {
+		return "", fmt.Errorf("%s: section %s has no api_key: state it, or set %s", c.file, c.section, apiKeyVariable)
 	}
 	if c.keyFile == "" {
 		return "", fmt.Errorf("%s: there is no API key: state api_key_file, or set %s", c.file, apiKeyVariable)
@@ -385,9 +413,22 @@ func (c *siteConfig) client(log *slog.Logger) (*usageclient.Client, error) {
 	}
 	client, err := usageclient.New(c.site, key, options...)
 	if err != nil {
-		return nil, &statusError{exitUsage, fmt.Errorf("%s: %w", c.file, err)}
+		err = fmt.Errorf("%s: %w", c.file, err)
+		if u, parseErr := url.Parse(c.usageURL); parseErr == nil && u.Scheme == "http" && !c.insecureHTTP &&
+			!isLoopback(net.JoinHostPort(u.Hostname(), "")) {
+			err = fmt.Errorf("%w; in site.yaml: insecure_http: true, or --insecure-http", err)
+		}
+		return nil, &statusError{exitUsage, err}
 	}
 	return client, nil
+}
+
+// checkResources refuses a configuration by which no job would be reported.
+func (c *siteConfig) checkResources() error {
+	if len(c.rules.Resources) == 0 {
+		return usageError("%s: no resources, so no job would be reported: state in a site.yaml which jobs ran on which resource and what they cost", c.file)
+	}
+	return nil
 }
 
 // tls returns the TLS configuration that the files state, or nil.

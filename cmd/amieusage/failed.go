@@ -20,8 +20,10 @@ func (p *program) failedCommand() *cobra.Command {
 		Use:     "failed",
 		GroupID: "api",
 		Short:   "List, clear and retry the records that the service could not load",
-		Args:    cobra.NoArgs,
-		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Example: `  amieusage failed list --config site.yaml
+  amieusage failed retry --config site.yaml --all`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(p.failedListCommand(), p.failedClearCommand(), p.failedRetryCommand())
 	return cmd
@@ -107,7 +109,7 @@ and retried; it leaves the list by itself when it is loaded.`,
 						cleared = []int64{}
 					}
 					err = errors.Join(err, q.printJSON(map[string][]int64{"cleared": cleared}))
-				} else {
+				} else if err == nil || len(cleared) > 0 {
 					fmt.Fprintf(q.stdout, "cleared %d failed records\n", len(cleared))
 				}
 				return err
@@ -179,9 +181,15 @@ func (s *siteCommand) retryFailed(ctx context.Context, ids []int64) error {
 			continue
 		}
 		delete(wanted, f.FailedRecordID)
-		if f.Record == nil || f.Problem != nil || f.Record.Validate() != nil {
+		problem := f.Problem
+		if problem == nil && f.Record == nil {
+			problem = errors.New("the service lists it without its record")
+		} else if problem == nil {
+			problem = f.Record.Validate()
+		}
+		if problem != nil {
 			s.agent.Summary.Bad++
-			fmt.Fprintf(s.stderr, "failed record %d cannot be read and is left: %v\n", f.FailedRecordID, f.Problem)
+			fmt.Fprintf(s.stderr, "failed record %d cannot be sent and is left: %s\n", f.FailedRecordID, printable(problem.Error()))
 			continue
 		}
 		items = append(items, outbox.Item{Record: f.Record, Place: "failed record " + strconv.FormatInt(f.FailedRecordID, 10)})

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -61,7 +62,7 @@ func (p *program) run(ctx context.Context, args []string) int {
 		return exitUsage
 	}
 	if !errors.Is(err, errTold) {
-		fmt.Fprintf(p.stderr, "amieusage: %v\n", err)
+		fmt.Fprintf(p.stderr, "amieusage: %s\n", errorText(ctx, err))
 	}
 	return exitStatus(err)
 }
@@ -82,11 +83,25 @@ func usageError(format string, args ...any) error {
 	return &statusError{exitUsage, fmt.Errorf(format, args...)}
 }
 
+// errorText returns the error's text, in the words of who runs the program.
+func errorText(ctx context.Context, err error) string {
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return err.Error() + "; in site.yaml: ca_file names a file of them"
+	}
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return "interrupted"
+	}
+	return err.Error()
+}
+
 // exitStatus returns the status that tells a script what kind of failure it
 // was.
 func exitStatus(err error) int {
 	if e, ok := errors.AsType[*statusError](err); ok {
 		return e.status
+	}
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return exitUsage
 	}
 	if errors.Is(err, usageclient.ErrUnavailable) {
 		return exitUnreachable

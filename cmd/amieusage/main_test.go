@@ -139,7 +139,7 @@ func TestHelp(t *testing.T) {
 		if cmd.Short == "" {
 			t.Errorf("%s has no help text", cmd.CommandPath())
 		}
-		if !cmd.HasSubCommands() && !strings.Contains(cmd.Example, cmd.CommandPath()) {
+		if cmd.HasParent() && !strings.Contains(cmd.Example, cmd.CommandPath()) {
 			t.Errorf("the help of %s has no example of it", cmd.CommandPath())
 		}
 		for _, sub := range cmd.Commands() {

@@ -26,6 +26,8 @@ func (p *program) outboxCommand() *cobra.Command {
   loaded     in the service's ledger
   failed     accepted, but refused when the service loaded it
   rejected   refused at once when it was sent`,
+		Example: `  amieusage outbox list --config site.yaml --state rejected,failed
+  amieusage outbox retry --config site.yaml --state rejected`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -91,7 +93,16 @@ func (p *program) outboxListCommand() *cobra.Command {
 	}
 	s.add(cmd)
 	cmd.Flags().StringSliceVar(&states, "state", nil, "only entries in these states: pending, queued, loaded, failed, rejected")
+	completeStates(cmd)
 	return cmd
+}
+
+func completeStates(cmd *cobra.Command) {
+	var names []string
+	for _, state := range outbox.States {
+		names = append(names, string(state))
+	}
+	completeValues(cmd, "state", names...)
 }
 
 func parseStates(names []string) (states []outbox.State, err error) {
@@ -241,5 +252,6 @@ func (p *program) outboxRetryCommand() *cobra.Command {
 	}
 	s.add(cmd)
 	cmd.Flags().StringSliceVar(&states, "state", nil, "all entries in these states")
+	completeStates(cmd)
 	return cmd
 }

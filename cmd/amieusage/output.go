@@ -22,8 +22,15 @@ const (
 func (o *outputFlag) add(cmd *cobra.Command) {
 	*o = outputTable
 	cmd.Flags().VarP(o, "output", "o", "form of the output: table or json")
-	// The flag was registered a line above, which is all that can fail.
-	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
+	completeValues(cmd, "output", string(outputTable), string(outputJSON))
+}
+
+// completeValues lets a shell complete the values of a flag.
+func completeValues(cmd *cobra.Command, flag string, values ...string) {
+	// It fails only for a flag that is not there.
+	if err := cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+		cmd.Println(err)
+	}
 }
 
 // String, Set and Type make it a flag's value.

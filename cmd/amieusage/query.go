@@ -53,6 +53,9 @@ func (f *periodFlags) times() (from, to time.Time, err error) {
 			return from, to, usageError("%s %w", t.flag, err)
 		}
 	}
+	if f.from != "" && f.to != "" && from.After(to) {
+		return from, to, usageError("--from must not be after --to")
+	}
 	return from, to, nil
 }
 
@@ -207,6 +210,7 @@ show what the project was allocated, and what remains over all time.`,
 	cmd.Flags().StringVar(&by, "by", string(amieusage.ByResource), "what to group by, joined by commas: resource, project, user, day, month, usage-type")
 	cmd.Flags().BoolVar(&asCSV, "csv", false, "comma-separated values instead")
 	cmd.MarkFlagsMutuallyExclusive("csv", "output")
+	completeValues(cmd, "by", "resource", "project", "user", "day", "month", "usage-type")
 	return cmd
 }
 

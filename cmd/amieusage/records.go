@@ -26,6 +26,19 @@ func (p *program) open(name string) (io.ReadCloser, error) {
 	return os.Open(name)
 }
 
+// checkFiles refuses files that do not exist, before the first of them is read.
+func checkFiles(names []string) error {
+	for _, name := range names {
+		if name == "-" {
+			continue
+		}
+		if _, err := os.Stat(name); err != nil {
+			return &statusError{exitUsage, err}
+		}
+	}
+	return nil
+}
+
 func newBufferedOutput(w io.Writer) *bufio.Writer { return bufio.NewWriterSize(w, 64<<10) }
 
 // Limits of files of records.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -25,6 +26,7 @@ type collectFlags struct {
 	delimiter string
 	since     string
 	dryRun    bool
+	from      time.Time // since, once checked
 	// preview is called with what would be enqueued, and nothing is.
 	preview func(outbox.Item)
 }
@@ -42,6 +44,22 @@ func (f *collectFlags) dumpArguments(cmd *cobra.Command, args []string) error {
 		return fmt.Errorf("unexpected argument %q: dumps are named with --from-file", args[0])
 	}
 	return nil
+}
+
+// check checks the flags before anything is done.
+func (f *collectFlags) check(now time.Time) (err error) {
+	if f.since != "" {
+		if len(f.files) > 0 {
+			return usageError("--since is for sacct: a dump is read as a whole")
+		}
+		if f.from, err = amieusage.ParseTime(f.since); err != nil {
+			return usageError("--since %w", err)
+		}
+		if !f.from.Before(now) {
+			return usageError("--since %s is not in the past", f.since)
+		}
+	}
+	return checkFiles(f.files)
 }
 
 func (p *program) reportCommand() *cobra.Command {
@@ -72,6 +90,9 @@ configuration, 3 the service was not reached (all is kept for the next run).`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
 			f.files = append(f.files, args...)
+			if err := f.check(p.clock()); err != nil {
+				return err
+			}
 			if f.dryRun {
 				return s.dryRun(ctx, &f)
 			}
@@ -111,6 +132,9 @@ func (p *program) collectCommand() *cobra.Command {
 		Args: f.dumpArguments,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f.files = append(f.files, args...)
+			if err := f.check(p.clock()); err != nil {
+				return err
+			}
 			if f.dryRun {
 				return s.dryRun(cmd.Context(), &f)
 			}
@@ -124,7 +148,8 @@ func (p *program) collectCommand() *cobra.Command {
 	return cmd
 }
 
-// dryRun shows what would be sent: what the outbox does not have, as records.
+// dryRun shows what would be sent: what the outbox does not have, and what is
+// pending in it.
 func (s *siteCommand) dryRun(ctx context.Context, f *collectFlags) error {
 	config, err := s.flags.load()
 	if err != nil {
@@ -140,16 +165,40 @@ func (s *siteCommand) dryRun(ctx context.Context, f *collectFlags) error {
 		s.flags.state = folder + "/" + defaultState
 	}
 	return s.run(ctx, needRules, func(a *agent.Agent) error {
-		var items []string
-		f.preview = func(item outbox.Item) {
+		show := func(r amieusage.Record, note string) {
 			if s.output == outputTable {
-				fmt.Fprintln(s.stdout, printable(item.Record.String()))
+				fmt.Fprintln(s.stdout, printable(r.String())+note)
 			} else {
-				items = append(items, item.Record.String())
+				// The form of a line that amieusage send takes.
+				object := append([]byte(`{"UsageType":"`+string(r.UsageType())+`",`), r.AppendJSON(nil)[1:]...)
+				a.Summary.WouldSend = append(a.Summary.WouldSend, object)
 			}
 		}
+		// What is pending is shown with its newest content only.
+		pending := map[amieusage.Identity]bool{}
+		isPending := outbox.Filter{States: []outbox.State{outbox.Pending}}
+		for e, err := range outbox.All(ctx, a.Queue, isPending) {
+			if err != nil {
+				return err
+			}
+			pending[e.Record.Identity()] = true
+		}
+		f.preview = func(item outbox.Item) {
+			delete(pending, item.Record.Identity())
+			show(item.Record, "")
+		}
 		err := s.collect(ctx, f)
-		a.Summary.WouldSend = items
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		for e, listErr := range outbox.All(ctx, a.Queue, isPending) {
+			if listErr != nil {
+				return errors.Join(err, listErr)
+			}
+			if pending[e.Record.Identity()] {
+				show(e.Record, " (pending since an earlier run)")
+			}
+		}
 		return s.finish(ctx, err)
 	})
 }
@@ -158,9 +207,6 @@ func (s *siteCommand) dryRun(ctx context.Context, f *collectFlags) error {
 func (s *siteCommand) collect(ctx context.Context, f *collectFlags) error {
 	if len(f.files) == 0 {
 		return s.collectSacct(ctx, f)
-	}
-	if f.since != "" {
-		return usageError("--since is for sacct: a dump is read as a whole")
 	}
 	options := slurm.Options{Zone: s.config.zone, Delimiter: f.delimiter}
 	var failures []error
@@ -182,6 +228,12 @@ func (s *siteCommand) collect(ctx context.Context, f *collectFlags) error {
 
 // collectSacct runs sacct over a window that reaches back behind the last run.
 func (s *siteCommand) collectSacct(ctx context.Context, f *collectFlags) error {
+	if _, err := exec.LookPath(s.config.sacct); err != nil {
+		if e, ok := errors.AsType[*exec.Error](err); ok {
+			err = e.Err // its text is the library's
+		}
+		return usageError("%s cannot be run: %w: install Slurm's sacct, state where it is (slurm: sacct: in %s), or read a dump with --from-file", s.config.sacct, err, s.config.file)
+	}
 	now := s.clock()
 	cursor, err := s.queue.Cursor(ctx, sacctSource)
 	if err != nil {
@@ -192,13 +244,8 @@ func (s *siteCommand) collectSacct(ctx context.Context, f *collectFlags) error {
 		from = cursor.At
 	}
 	from = from.Add(-s.config.lookback)
-	if f.since != "" {
-		if from, err = amieusage.ParseTime(f.since); err != nil {
-			return usageError("--since %w", err)
-		}
-		if !from.Before(now) {
-			return usageError("--since %s is not in the past", f.since)
-		}
+	if !f.from.IsZero() {
+		from = f.from
 	}
 	moved := &outbox.Cursor{Source: sacctSource, At: now}
 	if !cursor.At.IsZero() && from.After(cursor.At) {
@@ -233,6 +280,12 @@ on standard error. - is standard input.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			config, err := flags.load()
 			if err != nil {
+				return err
+			}
+			if err := config.checkResources(); err != nil {
+				return err
+			}
+			if err := checkFiles(args); err != nil {
 				return err
 			}
 			bad := false

@@ -25,6 +25,9 @@ A line without a UsageType is taken for what its fields are those of.`,
   amieusage send --config site.yaml storage.jsonl refunds.jsonl`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkFiles(args); err != nil {
+				return err
+			}
 			return s.run(cmd.Context(), needService|needLock, func(a *agent.Agent) error {
 				return s.finish(cmd.Context(), s.send(cmd.Context(), args))
 			})
@@ -42,6 +45,8 @@ func (s *siteCommand) send(ctx context.Context, files []string) error {
 		}
 		items := readRecords(name, in)
 		err = s.agent.Enqueue(ctx, items)
+		sum := &s.agent.Summary
+		sum.Read = sum.New + sum.Changed + sum.Unchanged + sum.Bad
 		if closeErr := in.Close(); err == nil {
 			err = closeErr
 		}

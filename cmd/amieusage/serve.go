@@ -59,8 +59,10 @@ as far as 10 seconds allow, and the rest stays queued for the next start.`,
 	f.BoolVar(&o.insecureHTTP, "insecure-http", false, "allow listening beyond loopback without TLS")
 	f.Int64Var(&o.maxQueued, "max-queued", ledger.DefaultMaxQueued, "records of a site that may wait to be loaded before its sends are refused with 429")
 	f.StringVar(&o.logFormat, "log-format", "text", "form of the log on standard error: text or json")
-	f.BoolVarP(&o.verbose, "verbose", "v", false, "log each request and each load")
+	f.BoolVarP(&o.verbose, "verbose", "v", false, "log loads and health checks too (requests are logged always)")
 	markRequired(cmd, "db")
+	completeValues(cmd, "policy", string(ledger.Strict), string(ledger.Open))
+	completeValues(cmd, "log-format", "text", "json")
 	return cmd
 }
 

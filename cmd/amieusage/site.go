@@ -60,8 +60,10 @@ func (s *siteCommand) run(ctx context.Context, needs int, work func(a *agent.Age
 		return err
 	}
 	a := &agent.Agent{Rules: &s.config.rules, Clock: s.clock, Log: s.log(), Progress: s.progress(), Bad: s.bad}
-	if needs&needRules != 0 && len(s.config.rules.Resources) == 0 {
-		return usageError("%s: no resources, so no job would be reported: state which jobs ran on which resource and what they cost", s.config.file)
+	if needs&needRules != 0 {
+		if err := s.config.checkResources(); err != nil {
+			return err
+		}
 	}
 	if needs&needService != 0 {
 		if a.Client, err = s.config.client(a.Log); err != nil {
@@ -132,6 +134,8 @@ func (s *siteCommand) finish(ctx context.Context, runErr error) error {
 		err = s.printSummary(sum)
 	}
 	switch {
+	case runErr != nil && ctx.Err() != nil:
+		return &statusError{exitStatus(runErr), errors.New("interrupted; what was read is kept")}
 	case runErr != nil:
 		return runErr
 	case err != nil:

@@ -28,6 +28,9 @@ service knows the resource, the project and the user is not checked.
 				Invalid  int64    `json:"invalid"`
 				Problems []string `json:"problems"`
 			}{Problems: []string{}}
+			if err := checkFiles(args); err != nil {
+				return err
+			}
 			for _, name := range args {
 				in, err := p.open(name)
 				if err != nil {

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/agnivade/levenshtein"
@@ -41,6 +44,23 @@ func (s scalar) problem(file, format string, args ...any) error {
 	return fmt.Errorf("%s:%d:%d: %w", file, s.line, s.column, err)
 }
 
+// placeOf returns the place of what the path names in a YAML file.
+func placeOf(data []byte, path string) (s scalar) {
+	p, err := yaml.PathString(path)
+	if err != nil {
+		return s
+	}
+	node, err := p.ReadNode(bytes.NewReader(data))
+	if err != nil {
+		return s
+	}
+	if mapping, ok := node.(*ast.MappingNode); ok && !mapping.IsFlowStyle && len(mapping.Values) > 0 {
+		node = mapping.Values[0].Key
+	}
+	at := node.GetToken().Position
+	return scalar{line: at.Line, column: at.Column}
+}
+
 // decodeYAML reads a YAML file into v, strictly. Errors name file, line and
 // column, and for an unknown key the nearest right one.
 func decodeYAML(name string, data []byte, v any) error {
@@ -55,36 +75,72 @@ func decodeYAML(name string, data []byte, v any) error {
 	at := e.GetToken().Position
 	problem := e.GetMessage()
 	if _, ok := errors.AsType[*yaml.UnknownFieldError](err); ok {
-		key := e.GetToken().Value
-		problem = fmt.Sprintf("unknown key %q", key)
-		if near := nearest(key, yamlKeys(reflect.TypeOf(v), map[reflect.Type]bool{})); near != "" {
-			problem += fmt.Sprintf("; did you mean %q?", near)
-		}
+		problem = unknownKey(e.GetToken().Value, yamlKeys(reflect.TypeOf(v), "", map[string][]string{}))
+	} else if e, ok := errors.AsType[*yaml.TypeError](err); ok {
+		problem = "must be " + kindText(e.DstType)
+	} else if e, ok := errors.AsType[*yaml.UnexpectedNodeTypeError](err); ok {
+		problem = "must be " + nodeText(e.Expected)
 	}
 	return fmt.Errorf("%s:%d:%d: %s", name, at.Line, at.Column, problem)
 }
 
-// yamlKeys lists the keys that a type knows at any depth.
-func yamlKeys(t reflect.Type, seen map[reflect.Type]bool) []string {
+// kindText says what a value of the type is in YAML.
+func kindText(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.Pointer:
+		return kindText(t.Elem())
+	case reflect.Slice:
+		return "a list"
+	case reflect.Map, reflect.Struct:
+		return "keys with their values"
+	case reflect.Bool:
+		return "true or false"
+	}
+	return "text"
+}
+
+func nodeText(t ast.NodeType) string {
+	switch t {
+	case ast.SequenceType:
+		return "a list"
+	case ast.MappingType, ast.MappingValueType:
+		return "keys with their values"
+	case ast.BoolType:
+		return "true or false"
+	}
+	return "text"
+}
+
+// unknownKey says where a key belongs, or what it may be meant to be.
+func unknownKey(key string, known map[string][]string) string {
+	problem := fmt.Sprintf("unknown key %q", key)
+	if places := known[key]; len(places) > 0 {
+		return problem + " here: it belongs " + strings.Join(places, ", or ")
+	}
+	if near := nearest(key, slices.Sorted(maps.Keys(known))); near != "" {
+		problem += fmt.Sprintf("; did you mean %q?", near)
+	}
+	return problem
+}
+
+// yamlKeys adds the keys that a type knows at any depth, each with its places.
+func yamlKeys(t reflect.Type, path string, known map[string][]string) map[string][]string {
 	switch t.Kind() {
 	case reflect.Pointer, reflect.Slice, reflect.Map:
-		return yamlKeys(t.Elem(), seen)
+		yamlKeys(t.Elem(), path, known)
 	case reflect.Struct:
-		if seen[t] {
-			return nil
+		place := "at the top"
+		if path != "" {
+			place = "under" + path
 		}
-		seen[t] = true
-		var keys []string
 		for field := range t.Fields() {
-			name, _, _ := strings.Cut(field.Tag.Get("yaml"), ",")
-			if name != "" {
-				keys = append(keys, name)
+			if name, _, _ := strings.Cut(field.Tag.Get("yaml"), ","); name != "" {
+				known[name] = append(known[name], place)
+				yamlKeys(field.Type, path+" "+name+":", known)
 			}
-			keys = append(keys, yamlKeys(field.Type, seen)...)
 		}
-		return keys
 	}
-	return nil
+	return known
 }
 
 // nearest returns the candidate that a slip of the pen may have meant, or "".

@@ -163,7 +163,9 @@ type siteImport struct {
 	spec     *ledger.SiteSpec
 	site     ledger.SiteID
 	registry *siteRegistry
-	changes  []ledger.Change
+	// usernames are the registered users by their numbers.
+	usernames map[int64]string
+	changes   []ledger.Change
 }
 
 func (imp *siteImport) changed(action, format string, args ...any) {
@@ -190,6 +192,10 @@ func (imp *siteImport) run() error {
 	imp.site = ledger.SiteID(site)
 	if imp.registry, err = readRegistry(imp.conn, imp.site); err != nil {
 		return err
+	}
+	imp.usernames = make(map[int64]string, len(imp.registry.Users))
+	for username, user := range imp.registry.Users {
+		imp.usernames[user] = username
 	}
 	for _, resource := range imp.spec.Resources {
 		if _, ok := imp.registry.Resources[resource]; ok {
@@ -253,16 +259,15 @@ func (imp *siteImport) members(spec *ledger.ProjectSpec, project int64) error {
 		}
 		imp.changed("added", "user %s to project %s", username, spec.ID)
 	}
-	for _, username := range slices.Sorted(maps.Keys(imp.registry.Users)) {
-		user := imp.registry.Users[username]
-		if !members[user] || wanted[user] {
+	for _, user := range slices.Sorted(maps.Keys(members)) {
+		if wanted[user] {
 			continue
 		}
 		if err := imp.exec(`DELETE FROM project_users WHERE site_id = ? AND project_id = ? AND user_id = ?`,
 			int64(imp.site), project, user); err != nil {
 			return err
 		}
-		imp.changed("removed", "user %s from project %s", username, spec.ID)
+		imp.changed("removed", "user %s from project %s", imp.usernames[user], spec.ID)
 	}
 	return nil
 }

@@ -169,6 +169,10 @@ func testLoaded(m *storeModel) {
 		}
 		m.equal("loaded since "+from.String(), want, m.loaded(s, amieusage.LoadedQuery{Limit: 2, MinLoadedTime: from}))
 	}
+	first, err := m.service.Loaded(context.Background(), s.who, amieusage.LoadedQuery{Limit: 1})
+	m.noError(err)
+	m.equal("behind a cursor, since a later time", all[7:],
+		m.loaded(s, amieusage.LoadedQuery{Limit: 2, Cursor: first.Next, MinLoadedTime: times[3]}))
 	for _, id := range []string{"same", "2", "none", ""} {
 		var want []amieusage.LoadedRecord
 		for _, r := range all {
