@@ -45,16 +45,24 @@ func (s *Service) Accept(ctx context.Context, who Caller, resources map[string]b
 		if err := s.store.Accept(ctx, batch, s.maxQueued); err != nil {
 			return nil, err
 		}
-		s.notify()
+		s.Wake()
 	}
 	answer.Message = amieusage.QueuedMessage(len(batch.Records))
 	return answer, nil
 }
 
-// notify tells Run that there is something to load.
-func (s *Service) notify() {
+// Wake tells Run that there is something to load.
+func (s *Service) Wake() {
 	select {
 	case s.wake <- struct{}{}:
 	default:
 	}
+}
+
+// ErrQueueFull is what a send is refused with while too many records of its
+// site are queued.
+var ErrQueueFull = &amieusage.Error{
+	Code:    amieusage.CodeTooManyRequests,
+	Message: "too many records of this site are waiting to be loaded",
+	Hint:    "send again later",
 }

@@ -49,3 +49,10 @@ func (s *Service) Failed(ctx context.Context, who Caller, q FailedQuery) ([]amie
 func (s *Service) Clear(ctx context.Context, who Caller, ids []int64) error {
 	return s.store.Clear(ctx, who.Site, ids, s.clock())
 }
+
+// StoredFailed returns a failed record from what a store keeps of it.
+func StoredFailed(id, usageType int64, failure string, raw []byte) amieusage.FailedRecord {
+	f := amieusage.FailedRecord{FailedRecordID: id, UsageType: UsageTypeOf(usageType), Error: failure, Raw: raw}
+	f.Record, f.Problem = amieusage.CheckRecord(f.UsageType, f.Raw)
+	return f
+}

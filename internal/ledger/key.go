@@ -7,6 +7,7 @@ import (
 	"crypto/subtle"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"io"
 	"time"
 
@@ -107,4 +108,22 @@ func CreateKey(ctx context.Context, store Store, siteName, label string, now tim
 	}
 	key, err := store.CreateKey(ctx, siteName, hash, label, now)
 	return secret, key, err
+}
+
+// UnknownSite is the error for a site's name that no ledger knows.
+func UnknownSite(name string) error {
+	return &amieusage.Error{
+		Code:    amieusage.CodeNotFound,
+		Message: fmt.Sprintf("site %q is not known", name),
+		Hint:    "add it: amieusage admin site add NAME",
+	}
+}
+
+// UnknownKey is the error for a number that is no key of the site.
+func UnknownKey(siteName string, keyID int64) error {
+	return &amieusage.Error{
+		Code:    amieusage.CodeNotFound,
+		Message: fmt.Sprintf("site %s has no key %d", siteName, keyID),
+		Hint:    "list its keys: amieusage admin key list --site " + siteName,
+	}
 }

@@ -79,6 +79,9 @@ type LoadReport struct {
 	// Damaged are the batches whose records cannot be read back from the
 	// store. They stay queued, and are not tried again.
 	Damaged []int64
+	// Busy: nothing was loaded, because another replica is loading what is
+	// queued: try again shortly.
+	Busy bool
 }
 
 // Counts are the numbers of records of a site by where they are. Accepted is
@@ -112,9 +115,9 @@ type Store interface {
 	Accept(ctx context.Context, batch *Batch, maxQueued int64) error
 	// Load loads the oldest queued batches of one site, of about maxRecords
 	// records, in one transaction: judge decides, Load applies, and registers
-	// the names that it meets in what judge lets pass. Of the sites that have
-	// something queued it takes the one that has waited longest. Whatever the
-	// order in which batches are loaded, of two contents of one identity the
+	// the names that it meets in what judge lets pass. Sites that have
+	// something queued take turns, so that none waits for the end of another's
+	// queue. However many replicas load, of two contents of one identity the
 	// one accepted last stands. A record that would take the site's total
 	// beyond what can be held exactly fails with [TotalTooLarge]. A zero report
 	// means that nothing is queued.
@@ -179,11 +182,18 @@ type Config struct {
 	// MaxQueued is the number of queued records from which on a site is asked
 	// to wait; 0: [DefaultMaxQueued].
 	MaxQueued int64
+	// IdlePoll is how often an idle Run looks for what was accepted without its
+	// being told; 0: [DefaultIdlePoll].
+	IdlePoll time.Duration
 }
 
 // DefaultMaxQueued is the number of queued records of a site from which on
 // further sends are refused until loading has caught up.
 const DefaultMaxQueued = 5_000_000
+
+// DefaultIdlePoll is how often an idle service looks for batches that another
+// program has accepted, where nobody tells it of them.
+const DefaultIdlePoll = 2 * time.Second
 
 // Limits on the sizes of answers.
 const (
@@ -200,6 +210,7 @@ type Service struct {
 	clock     func() time.Time
 	log       *slog.Logger
 	maxQueued int64
+	idlePoll  time.Duration
 	wake      chan struct{}
 }
 
@@ -211,6 +222,7 @@ func New(c Config) *Service {
 		clock:     c.Clock,
 		log:       c.Logger,
 		maxQueued: c.MaxQueued,
+		idlePoll:  c.IdlePoll,
 		wake:      make(chan struct{}, 1),
 	}
 	if s.policy == "" {
@@ -218,6 +230,9 @@ func New(c Config) *Service {
 	}
 	if s.maxQueued == 0 {
 		s.maxQueued = DefaultMaxQueued
+	}
+	if s.idlePoll == 0 {
+		s.idlePoll = DefaultIdlePoll
 	}
 	return s
 }

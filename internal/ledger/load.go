@@ -13,19 +13,22 @@ const (
 	// loadRecords is about how many records one transaction loads: few enough
 	// that a send never waits long for the writer.
 	loadRecords = 4_000
-	// idlePoll is how often Run looks for batches that another program, or
-	// another replica, has accepted.
-	idlePoll = 2 * time.Second
+	// busyPoll is how soon Run tries again to load what another replica is
+	// loading.
+	busyPoll = 100 * time.Millisecond
+	// maxRetry is the longest that Run waits after a failure: a database that
+	// comes back is noticed soon.
+	maxRetry = 5 * time.Second
 )
 
 // Run loads what is queued, and goes on until ctx ends; it returns nil then. A
 // failure of the store is logged and tried again, ever less often.
 func (s *Service) Run(ctx context.Context) error {
 	retry := backoff.NewExponentialBackOff()
-	retry.MaxInterval = 30 * time.Second
+	retry.MaxInterval = maxRetry
 	for ctx.Err() == nil {
 		report, err := s.LoadSome(ctx)
-		wait, wake := idlePoll, s.wake
+		wait, wake := s.idlePoll, s.wake
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -36,6 +39,9 @@ func (s *Service) Run(ctx context.Context) error {
 			retry.Reset()
 			if report.Batches > 0 {
 				continue
+			}
+			if report.Busy {
+				wait = busyPoll
 			}
 		}
 		timer := time.NewTimer(wait)

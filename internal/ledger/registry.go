@@ -37,10 +37,12 @@ type Project struct {
 	Allocations []Allocation
 }
 
-// An Allocation grants an amount on a resource for [Start, End).
+// An Allocation grants an amount, in millionths, on a resource for
+// [Start, End). A project has one on a resource for each Start.
 type Allocation struct {
 	Resource   int64
 	Start, End time.Time
+	Amount     int64
 }
 
 // Check returns why the registry refuses the record, or "".
@@ -159,4 +161,37 @@ func specError(format string, args ...any) error {
 type Change struct {
 	Action string // "added", "changed" or "removed"
 	What   string // as in "user alice of project p.abc123456.000 at site PSC"
+}
+
+// Resource returns the number of a resource, registering it where it is new.
+func (r *Registry) Resource(tx NameTx, name string) (int64, error) {
+	return numberOf(r.Resources, name, tx.AddResource)
+}
+
+// User returns the number of a user, registering it where it is new.
+func (r *Registry) User(tx NameTx, username string) (int64, error) {
+	return numberOf(r.Users, username, tx.AddUser)
+}
+
+func numberOf(known map[string]int64, name string, add func(name string) (int64, error)) (int64, error) {
+	if id, ok := known[name]; ok {
+		return id, nil
+	}
+	id, err := add(name)
+	if err == nil {
+		known[name] = id
+	}
+	return id, err
+}
+
+// Project returns the number of a project, registering it where it is new.
+func (r *Registry) Project(tx NameTx, localProjectID string) (int64, error) {
+	if p := r.Projects[localProjectID]; p != nil {
+		return p.ID, nil
+	}
+	id, err := tx.AddProject(localProjectID)
+	if err == nil {
+		r.Projects[localProjectID] = &Project{ID: id, Users: map[int64]bool{}}
+	}
+	return id, err
 }

@@ -16,14 +16,7 @@ import (
 const failedColumns = `failed_id, usage_type, failure, record`
 
 func scanFailed(stmt *sqlite.Stmt) amieusage.FailedRecord {
-	f := amieusage.FailedRecord{
-		FailedRecordID: stmt.ColumnInt64(0),
-		UsageType:      usageTypes[stmt.ColumnInt64(1)],
-		Error:          stmt.ColumnText(2),
-		Raw:            columnBytes(stmt, 3),
-	}
-	f.Record, f.Problem = amieusage.CheckRecord(f.UsageType, f.Raw)
-	return f
+	return ledger.StoredFailed(stmt.ColumnInt64(0), stmt.ColumnInt64(1), stmt.ColumnText(2), columnBytes(stmt, 3))
 }
 
 // Failed returns open failed records, in order of failing.
@@ -60,7 +53,7 @@ func (l *Ledger) Clear(ctx context.Context, site ledger.SiteID, ids []int64, now
 			}
 			err = sqlitex.Execute(conn, `
 				UPDATE failed_records SET state = ?, closed_at = ? WHERE failed_id = ? AND site_id = ? AND state = 0`,
-				&sqlitex.ExecOptions{Args: []any{failedCleared, nanos(now), id, int64(site)}})
+				&sqlitex.ExecOptions{Args: []any{ledger.FailedCleared, ledger.Nanos(now), id, int64(site)}})
 			if err != nil {
 				return err
 			}

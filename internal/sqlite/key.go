@@ -2,29 +2,19 @@ package sqlite
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"zombiezen.com/go/sqlite"
 	"zombiezen.com/go/sqlite/sqlitex"
 
-	"github.com/amieusage/amieusage"
 	"github.com/amieusage/amieusage/internal/ledger"
 )
-
-func unknownSite(name string) error {
-	return &amieusage.Error{
-		Code:    amieusage.CodeNotFound,
-		Message: fmt.Sprintf("site %q is not known", name),
-		Hint:    "add it: amieusage admin site add NAME",
-	}
-}
 
 // siteOf returns the number of a site by its name.
 func siteOf(conn *sqlite.Conn, name string) (int64, error) {
 	site, err := number(conn, `SELECT site_id FROM sites WHERE name = ?`, name)
 	if err == nil && site == 0 {
-		err = unknownSite(name)
+		err = ledger.UnknownSite(name)
 	}
 	return site, err
 }
@@ -78,7 +68,7 @@ func (l *Ledger) CreateKey(ctx context.Context, siteName string, hash ledger.Key
 		}
 		key = ledger.Key{ID: last + 1, Site: siteName, Label: label, CreatedAt: now}
 		return sqlitex.Execute(conn, `INSERT INTO api_keys (site_id, key_id, hash, label, created_at) VALUES (?, ?, ?, ?, ?)`,
-			&sqlitex.ExecOptions{Args: []any{site, key.ID, hash[:], label, nanos(now)}})
+			&sqlitex.ExecOptions{Args: []any{site, key.ID, hash[:], label, ledger.Nanos(now)}})
 	})
 	return key, err
 }
@@ -102,8 +92,8 @@ func (l *Ledger) Keys(ctx context.Context, siteName string) (keys []ledger.Key, 
 						ID:        stmt.ColumnInt64(0),
 						Site:      stmt.ColumnText(1),
 						Label:     stmt.ColumnText(2),
-						CreatedAt: fromNanos(stmt.ColumnInt64(3)),
-						RevokedAt: fromNanos(stmt.ColumnInt64(4)),
+						CreatedAt: ledger.TimeOrZero(stmt.ColumnInt64(3)),
+						RevokedAt: ledger.TimeOrZero(stmt.ColumnInt64(4)),
 					})
 					return nil
 				},
@@ -121,13 +111,9 @@ func (l *Ledger) RevokeKey(ctx context.Context, siteName string, keyID int64, no
 		}
 		err = sqlitex.Execute(conn, `
 			UPDATE api_keys SET revoked_at = coalesce(revoked_at, ?) WHERE site_id = ? AND key_id = ?`,
-			&sqlitex.ExecOptions{Args: []any{nanos(now), site, keyID}})
+			&sqlitex.ExecOptions{Args: []any{ledger.Nanos(now), site, keyID}})
 		if err == nil && conn.Changes() == 0 {
-			err = &amieusage.Error{
-				Code:    amieusage.CodeNotFound,
-				Message: fmt.Sprintf("site %s has no key %d", siteName, keyID),
-				Hint:    "list its keys: amieusage admin key list --site " + siteName,
-			}
+			err = ledger.UnknownKey(siteName, keyID)
 		}
 		return err
 	})

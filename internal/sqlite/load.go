@@ -2,7 +2,6 @@ package sqlite
 
 import (
 	"context"
-	"math"
 	"time"
 
 	"zombiezen.com/go/sqlite"
@@ -32,32 +31,26 @@ func (l *Ledger) Load(ctx context.Context, now time.Time, maxRecords int, judge 
 			verdicts <- judge.Read(&q.Batch)
 		}
 	}()
-	var t *loadTransaction
+	var loading *ledger.Loading
 	err = l.db.write(ctx, func(conn *sqlite.Conn) error {
-		t = &loadTransaction{
-			conn:     conn,
-			site:     site,
-			judge:    judge,
-			totals:   map[totalKey]*usage{},
-			balances: map[balanceKey]*usage{},
-			loads:    map[loadKey]*usage{},
-		}
-		if err := t.begin(l, now); err != nil {
+		t := &loadTx{nameTx: nameTx{conn, site}}
+		loading, err = t.begin(l, now, judge)
+		if err != nil {
 			return err
 		}
 		for _, q := range queued {
-			if err := t.load(q, <-verdicts); err != nil {
+			if err := t.load(loading, q, <-verdicts); err != nil {
 				return err
 			}
 		}
-		return t.writeTotals()
+		return t.writeTotals(loading)
 	})
 	if err != nil {
 		// Names that were registered in it went with the transaction.
 		delete(l.registries, site)
 		return ledger.LoadReport{}, err
 	}
-	return t.report, nil
+	return loading.Report, nil
 }
 
 // A queuedBatch is a batch as it is in the queue.
@@ -93,11 +86,11 @@ func (l *Ledger) queuedBatches(ctx context.Context, maxRecords int) (queued []*q
 				ID:         stmt.ColumnInt64(0),
 				Site:       ledger.SiteID(site),
 				KeyID:      stmt.ColumnInt64(1),
-				UsageType:  usageTypes[stmt.ColumnInt64(2)],
-				AcceptedAt: fromNanos(stmt.ColumnInt64(3)),
+				UsageType:  ledger.UsageTypeOf(stmt.ColumnInt64(2)),
+				AcceptedAt: ledger.TimeOrZero(stmt.ColumnInt64(3)),
 			}}
 			count := stmt.ColumnInt64(4)
-			q.Records, err = l.unpack(columnBytes(stmt, 5), count)
+			q.Records, err = l.packer.Unpack(columnBytes(stmt, 5), count)
 			q.damaged = err != nil
 			queued = append(queued, q)
 			records += count
@@ -107,55 +100,33 @@ func (l *Ledger) queuedBatches(ctx context.Context, maxRecords int) (queued []*q
 	return queued, err
 }
 
-// A loadTransaction is one transaction of loading, with the changes to the
-// roll-ups that it will write at its end.
-type loadTransaction struct {
-	conn     *sqlite.Conn
-	site     ledger.SiteID
-	judge    ledger.Judge
-	registry *siteRegistry
-	loadedAt int64
-	report   ledger.LoadReport
-
+// A loadTx is one transaction of loading.
+type loadTx struct {
+	nameTx
+	loadedAt                          int64
 	insert, find, update, keep, close *sqlite.Stmt
-	openFailed, grossCharge           int64 // of the site
-	totals                            map[totalKey]*usage
-	balances                          map[balanceKey]*usage
-	loads                             map[loadKey]*usage
+	openFailed                        int64 // of the site
 }
 
-// A ledgerEntry is a row of records.
-type ledgerEntry struct {
-	record, revision            int64
-	resource, usageType         int64
-	localRecordID               string
-	keyTime                     int64
-	batch, ordinal              int64
-	digest                      [digestBytes]byte
-	project, user               int64
-	usageTime, charge, loadedAt int64
-	givesBack                   bool
-}
+var _ ledger.LoadTx = (*loadTx)(nil)
 
-// digestBytes is how much of a digest is kept.
-const digestBytes = 16
-
-func (t *loadTransaction) begin(l *Ledger, now time.Time) (err error) {
-	var lastLoaded int64
-	err = sqlitex.Execute(t.conn, `SELECT last_loaded_at, open_failed, gross_charge FROM sites WHERE site_id = ?`,
+func (t *loadTx) begin(l *Ledger, now time.Time, judge ledger.Judge) (*ledger.Loading, error) {
+	var lastLoaded, grossCharge int64
+	err := sqlitex.Execute(t.conn, `SELECT last_loaded_at, open_failed, gross_charge FROM sites WHERE site_id = ?`,
 		&sqlitex.ExecOptions{
 			Args: []any{int64(t.site)},
 			ResultFunc: func(stmt *sqlite.Stmt) error {
-				lastLoaded, t.openFailed, t.grossCharge = stmt.ColumnInt64(0), stmt.ColumnInt64(1), stmt.ColumnInt64(2)
+				lastLoaded, t.openFailed, grossCharge = stmt.ColumnInt64(0), stmt.ColumnInt64(1), stmt.ColumnInt64(2)
 				return nil
 			},
 		})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	t.loadedAt = max(nanos(now), lastLoaded+1)
-	if t.registry, err = l.registryOf(t.conn, t.site); err != nil {
-		return err
+	t.loadedAt = ledger.LoadingTime(now, lastLoaded)
+	registry, err := l.registryOf(t.conn, t.site)
+	if err != nil {
+		return nil, err
 	}
 	for _, p := range []struct {
 		stmt  **sqlite.Stmt
@@ -183,224 +154,124 @@ func (t *loadTransaction) begin(l *Ledger, now time.Time) (err error) {
 				AND state = 0`},
 	} {
 		if *p.stmt, err = t.conn.Prepare(p.query); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return nil
+	return ledger.NewLoading(t, judge, &registry.Registry, t.loadedAt, grossCharge), nil
 }
 
 // load loads one batch, of which verdicts were read.
-func (t *loadTransaction) load(q *queuedBatch, verdicts []ledger.Verdict) error {
+func (t *loadTx) load(l *ledger.Loading, q *queuedBatch, verdicts []ledger.Verdict) error {
 	err := sqlitex.Execute(t.conn, `
 		UPDATE batches SET damaged = ?1, loaded_at = CASE ?1 WHEN 0 THEN ?2 END
 		WHERE batch_id = ?3 AND loaded_at IS NULL AND damaged = 0`,
-		&sqlitex.ExecOptions{Args: []any{asNumber(q.damaged), t.loadedAt, q.ID}})
+		&sqlitex.ExecOptions{Args: []any{q.damaged, t.loadedAt, q.ID}})
 	if err != nil || t.conn.Changes() == 0 {
 		return err
 	}
-	t.report.Batches++
 	if q.damaged {
-		t.report.Damaged = append(t.report.Damaged, q.ID)
+		l.Damaged(&q.Batch)
 		return nil
 	}
-	for i := range verdicts {
-		if err := t.apply(&q.Batch, i, &verdicts[i]); err != nil {
-			return err
-		}
-	}
-	return nil
+	return l.Load(&q.Batch, verdicts)
 }
 
-// apply brings one record into the ledger, or among the failed ones.
-func (t *loadTransaction) apply(b *ledger.Batch, ordinal int, v *ledger.Verdict) (err error) {
-	id := v.Record.Identity()
-	e := &ledgerEntry{
-		revision:      1,
-		usageType:     usageTypeNumber(id.UsageType),
-		localRecordID: id.LocalRecordID,
-		keyTime:       nanos(id.KeyTime),
-		batch:         b.ID,
-		ordinal:       int64(ordinal),
-		digest:        [digestBytes]byte(v.Digest[:digestBytes]),
-		usageTime:     nanos(v.Record.UsageTime()),
-		charge:        v.Charge,
-		givesBack:     v.GivesBack,
-		loadedAt:      t.loadedAt,
-	}
-	if e.resource, err = t.registry.resource(t.conn, t.site, id.Resource); err != nil {
-		return err
-	}
-	failure := v.Failure
-	if failure == "" {
-		failure = t.judge.Check(&t.registry.Registry, v.Record)
-	}
-	if failure != "" {
-		return t.fail(e, failure, b.Records[ordinal])
-	}
-	common := v.Record.Common()
-	if e.project, err = t.registry.project(t.conn, t.site, common.LocalProjectID); err != nil {
-		return err
-	}
-	if e.user, err = t.registry.user(t.conn, t.site, common.Username); err != nil {
-		return err
-	}
-	stored := false
-	if e.charge <= math.MaxInt64-t.grossCharge {
-		if stored, err = t.insertEntry(e); err != nil {
-			return err
-		}
-	}
-	if !stored {
-		old, err := t.lookup(e)
-		switch {
-		case err != nil:
-			return err
-		case old == nil || e.charge > math.MaxInt64-(t.grossCharge-old.charge):
-			return t.fail(e, ledger.TotalTooLarge, b.Records[ordinal])
-		case old.digest == e.digest:
-			t.report.Unchanged++
-		default:
-			if err := t.reviseEntry(old, e); err != nil {
-				return err
-			}
-			t.count(old, -1)
-			stored = true
-		}
-	}
-	if stored {
-		t.count(e, +1)
-	}
-	t.report.Loaded++
-	return t.supersede(e)
-}
-
-// bindIdentity binds e's identity as the first five parameters.
-func (t *loadTransaction) bindIdentity(stmt *sqlite.Stmt, e *ledgerEntry) {
+// bindKey binds an identity as the first five parameters.
+func (t *loadTx) bindKey(stmt *sqlite.Stmt, k *ledger.EntryKey) {
 	stmt.BindInt64(1, int64(t.site))
-	stmt.BindInt64(2, e.resource)
-	stmt.BindInt64(3, e.usageType)
-	stmt.BindText(4, e.localRecordID)
-	stmt.BindInt64(5, e.keyTime)
+	stmt.BindInt64(2, k.Resource)
+	stmt.BindInt64(3, k.UsageType)
+	stmt.BindText(4, k.LocalRecordID)
+	stmt.BindInt64(5, k.KeyTime)
 }
 
-// insertEntry stores e where its identity is new, and reports whether it is.
-func (t *loadTransaction) insertEntry(e *ledgerEntry) (bool, error) {
-	t.bindIdentity(t.insert, e)
-	t.insert.BindInt64(6, e.revision)
-	t.insert.BindInt64(7, e.batch)
-	t.insert.BindInt64(8, e.ordinal)
-	t.insert.BindBytes(9, e.digest[:])
-	t.insert.BindInt64(10, e.project)
-	t.insert.BindInt64(11, e.user)
-	t.insert.BindInt64(12, e.usageTime)
-	t.insert.BindInt64(13, e.charge)
-	t.insert.BindBool(14, e.givesBack)
-	t.insert.BindInt64(15, e.loadedAt)
+// Insert stores e where its identity is new, and reports whether it is.
+func (t *loadTx) Insert(e *ledger.Entry) (bool, error) {
+	t.bindKey(t.insert, &e.EntryKey)
+	t.insert.BindInt64(6, e.Revision)
+	t.insert.BindInt64(7, e.Batch)
+	t.insert.BindInt64(8, e.Ordinal)
+	t.insert.BindBytes(9, e.Digest[:])
+	t.insert.BindInt64(10, e.Project)
+	t.insert.BindInt64(11, e.User)
+	t.insert.BindInt64(12, e.UsageTime)
+	t.insert.BindInt64(13, e.Charge)
+	t.insert.BindBool(14, e.GivesBack)
+	t.insert.BindInt64(15, e.LoadedAt)
 	err := run(t.insert)
 	return t.conn.Changes() == 1, err
 }
 
-// lookup returns the entry of e's identity, or nil.
-func (t *loadTransaction) lookup(e *ledgerEntry) (*ledgerEntry, error) {
+// Find returns the entry of an identity, or nil.
+func (t *loadTx) Find(k *ledger.EntryKey) (*ledger.Entry, error) {
 	defer t.find.Reset()
-	t.bindIdentity(t.find, e)
+	t.bindKey(t.find, k)
 	if found, err := t.find.Step(); err != nil || !found {
 		return nil, err
 	}
-	old := &ledgerEntry{
-		record:    t.find.ColumnInt64(0),
-		revision:  t.find.ColumnInt64(1),
-		resource:  e.resource,
-		usageType: e.usageType,
-		batch:     t.find.ColumnInt64(2),
-		ordinal:   t.find.ColumnInt64(3),
-		project:   t.find.ColumnInt64(5),
-		user:      t.find.ColumnInt64(6),
-		usageTime: t.find.ColumnInt64(7),
-		charge:    t.find.ColumnInt64(8),
-		givesBack: t.find.ColumnBool(9),
-		loadedAt:  t.find.ColumnInt64(10),
+	e := &ledger.Entry{
+		EntryKey:  *k,
+		Record:    t.find.ColumnInt64(0),
+		Revision:  t.find.ColumnInt64(1),
+		Batch:     t.find.ColumnInt64(2),
+		Ordinal:   t.find.ColumnInt64(3),
+		Project:   t.find.ColumnInt64(5),
+		User:      t.find.ColumnInt64(6),
+		UsageTime: t.find.ColumnInt64(7),
+		Charge:    t.find.ColumnInt64(8),
+		GivesBack: t.find.ColumnBool(9),
+		LoadedAt:  t.find.ColumnInt64(10),
 	}
-	t.find.ColumnBytes(4, old.digest[:])
-	return old, nil
+	t.find.ColumnBytes(4, e.Digest[:])
+	return e, nil
 }
 
-// reviseEntry puts e in the place of old, which is kept among the revisions.
-func (t *loadTransaction) reviseEntry(old, e *ledgerEntry) error {
-	for i, n := range []int64{int64(t.site), old.record, old.revision, old.batch, old.ordinal, old.charge, old.loadedAt} {
+// Revise puts e in the place of old, which is kept among the revisions.
+func (t *loadTx) Revise(old, e *ledger.Entry) error {
+	for i, n := range []int64{int64(t.site), old.Record, old.Revision, old.Batch, old.Ordinal, old.Charge, old.LoadedAt} {
 		t.keep.BindInt64(i+1, n)
 	}
 	if err := run(t.keep); err != nil {
 		return err
 	}
-	t.update.BindInt64(1, old.revision+1)
-	t.update.BindInt64(2, e.batch)
-	t.update.BindInt64(3, e.ordinal)
-	t.update.BindBytes(4, e.digest[:])
-	t.update.BindInt64(5, e.project)
-	t.update.BindInt64(6, e.user)
-	t.update.BindInt64(7, e.usageTime)
-	t.update.BindInt64(8, e.charge)
-	t.update.BindBool(9, e.givesBack)
-	t.update.BindInt64(10, e.loadedAt)
-	t.update.BindInt64(11, old.record)
+	t.update.BindInt64(1, e.Revision)
+	t.update.BindInt64(2, e.Batch)
+	t.update.BindInt64(3, e.Ordinal)
+	t.update.BindBytes(4, e.Digest[:])
+	t.update.BindInt64(5, e.Project)
+	t.update.BindInt64(6, e.User)
+	t.update.BindInt64(7, e.UsageTime)
+	t.update.BindInt64(8, e.Charge)
+	t.update.BindBool(9, e.GivesBack)
+	t.update.BindInt64(10, e.LoadedAt)
+	t.update.BindInt64(11, e.Record)
 	return run(t.update)
 }
 
-// fail keeps the record, raw as it was sent, among the failed ones, in the
-// place of an earlier failure of the same identity.
-func (t *loadTransaction) fail(e *ledgerEntry, failure ledger.Failure, raw []byte) error {
-	t.report.Failed++
-	if err := t.supersede(e); err != nil {
-		return err
-	}
+// Fail keeps the record among the failed ones.
+func (t *loadTx) Fail(e *ledger.Entry, failure ledger.Failure, raw []byte) error {
 	t.openFailed++
 	return sqlitex.Execute(t.conn, `
 		INSERT INTO failed_records (site_id, resource_id, usage_type, local_record_id, key_time, batch_id, ordinal,
 			failure, failed_at, record, state)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		&sqlitex.ExecOptions{Args: []any{
-			int64(t.site), e.resource, e.usageType, e.localRecordID, e.keyTime, e.batch, e.ordinal,
-			string(failure), t.loadedAt, raw, failedOpen,
+			int64(t.site), e.Resource, e.UsageType, e.LocalRecordID, e.KeyTime, e.Batch, e.Ordinal,
+			string(failure), e.LoadedAt, raw, ledger.FailedOpen,
 		}})
 }
 
-// supersede closes the open failed record of e's identity.
-func (t *loadTransaction) supersede(e *ledgerEntry) error {
+// Supersede closes the open failed record of an identity.
+func (t *loadTx) Supersede(k *ledger.EntryKey) error {
 	if t.openFailed == 0 {
 		return nil
 	}
-	t.bindIdentity(t.close, e)
-	t.close.BindInt64(6, failedSuperseded)
+	t.bindKey(t.close, k)
+	t.close.BindInt64(6, ledger.FailedSuperseded)
 	t.close.BindInt64(7, t.loadedAt)
 	err := run(t.close)
 	t.openFailed -= int64(t.conn.Changes())
 	return err
-}
-
-// States of failed_records, and spans of loads and of usage_totals.
-const (
-	failedOpen       = 0
-	failedCleared    = 1
-	failedSuperseded = 2
-
-	spanTransaction = 0
-	spanHour        = 1
-
-	spanDay   = 0
-	spanMonth = 1
-)
-
-const (
-	hourNanos = int64(time.Hour)
-	dayNanos  = 24 * hourNanos
-)
-
-func asNumber(b bool) int64 {
-	if b {
-		return 1
-	}
-	return 0
 }
 
 // columnBytes returns a copy of a column's bytes.

@@ -2,8 +2,6 @@ package sqlite
 
 import (
 	"context"
-	"strconv"
-	"strings"
 
 	"zombiezen.com/go/sqlite"
 	"zombiezen.com/go/sqlite/sqlitex"
@@ -15,25 +13,18 @@ import (
 // Loaded returns a page of loaded records in order of loading. A correction
 // moves a record to the end, so a cursor never passes over one.
 func (l *Ledger) Loaded(ctx context.Context, site ledger.SiteID, q amieusage.LoadedQuery) (page ledger.LoadedPage, err error) {
-	after := place{nanos(q.MinLoadedTime), 0}
-	if q.Cursor != "" {
-		cursor, err := parsePlace(q.Cursor)
-		if err != nil {
-			return page, err
-		}
-		if cursor.loadedAt >= after.loadedAt {
-			after = cursor
-		}
+	after, err := ledger.StartOf(q)
+	if err != nil {
+		return page, err
 	}
 	where, loadedAt := `r.site_id = ?1`, `r.loaded_at`
-	args := []any{int64(site), after.loadedAt, after.record, q.Limit + 1, q.Offset}
+	args := []any{int64(site), after.LoadedAt, after.Record, q.Limit + 1, q.Offset}
 	if q.LocalRecordID != "" {
 		where += ` AND r.resource_id IN (SELECT resource_id FROM resources WHERE site_id = ?1)
 			AND r.usage_type IN (1, 2, 3) AND r.local_record_id = ?6`
 		loadedAt = `+r.loaded_at` // not by the index on it
 		args = append(args, q.LocalRecordID)
 	}
-	var last place
 	err = l.db.read(ctx, func(conn *sqlite.Conn) error {
 		return sqlitex.Execute(conn, `
 			SELECT r.record_id, r.usage_type, r.local_record_id, n.name, r.key_time, r.usage_time, r.loaded_at,
@@ -44,52 +35,21 @@ func (l *Ledger) Loaded(ctx context.Context, site ledger.SiteID, q amieusage.Loa
 			&sqlitex.ExecOptions{
 				Args: args,
 				ResultFunc: func(stmt *sqlite.Stmt) error {
-					if len(page.Records) == q.Limit {
-						page.Next = last.String()
-						return nil
-					}
-					r := amieusage.LoadedRecord{
-						AccountingDbRecordID: stmt.ColumnInt64(0),
-						UsageType:            usageTypes[stmt.ColumnInt64(1)],
-						LocalRecordID:        stmt.ColumnText(2),
-						Resource:             stmt.ColumnText(3),
-						SubmitTime:           timeOf(stmt.ColumnInt64(4)),
-						LoadedTime:           timeOf(stmt.ColumnInt64(6)),
-						Charge:               amieusage.ChargeOfMillionths(stmt.ColumnInt64(7)),
-					}
-					if r.UsageType == amieusage.Adjustment {
-						r.SubmitTime = timeOf(stmt.ColumnInt64(5))
-					}
-					last = place{stmt.ColumnInt64(6), r.AccountingDbRecordID}
-					page.Records = append(page.Records, r)
+					page.Add(&ledger.StoredRecord{
+						Record:        stmt.ColumnInt64(0),
+						UsageType:     stmt.ColumnInt64(1),
+						LocalRecordID: stmt.ColumnText(2),
+						Resource:      stmt.ColumnText(3),
+						KeyTime:       stmt.ColumnInt64(4),
+						UsageTime:     stmt.ColumnInt64(5),
+						LoadedAt:      stmt.ColumnInt64(6),
+						Charge:        stmt.ColumnInt64(7),
+					}, q.Limit)
 					return nil
 				},
 			})
 	})
 	return page, err
-}
-
-// A place is where a record stands in the order of loading. Its text is the
-// cursor that goes on behind it.
-type place struct{ loadedAt, record int64 }
-
-func (p place) String() string {
-	return strconv.FormatInt(p.loadedAt, 36) + "." + strconv.FormatInt(p.record, 36)
-}
-
-func parsePlace(cursor string) (p place, err error) {
-	loadedAt, record, ok := strings.Cut(cursor, ".")
-	var err1, err2 error
-	p.loadedAt, err1 = strconv.ParseInt(loadedAt, 36, 64)
-	p.record, err2 = strconv.ParseInt(record, 36, 64)
-	if !ok || err1 != nil || err2 != nil {
-		return p, &amieusage.Error{
-			Code:    amieusage.CodeInvalid,
-			Message: "parameter Cursor is not one that this service gave",
-			Hint:    "take it from the Link header of the page before",
-		}
-	}
-	return p, nil
 }
 
 // Revisions returns all that is kept of one loaded record, oldest first.
@@ -108,17 +68,17 @@ func (l *Ledger) Revisions(ctx context.Context, site ledger.SiteID, id amieusage
 			SELECT k.revision, k.charge, b.accepted_at, k.loaded_at, b.key_id, k.ordinal, b.record_count, b.records
 			FROM kept k JOIN batches b ON b.batch_id = k.batch_id ORDER BY k.revision`,
 			&sqlitex.ExecOptions{
-				Args: []any{int64(site), id.Resource, usageTypeNumber(id.UsageType), id.LocalRecordID, nanos(id.KeyTime)},
+				Args: []any{int64(site), id.Resource, ledger.UsageTypeNumber(id.UsageType), id.LocalRecordID, ledger.Nanos(id.KeyTime)},
 				ResultFunc: func(stmt *sqlite.Stmt) error {
-					records, err := l.unpack(columnBytes(stmt, 7), stmt.ColumnInt64(6))
+					records, err := l.packer.Unpack(columnBytes(stmt, 7), stmt.ColumnInt64(6))
 					if err != nil {
 						return err
 					}
 					revisions = append(revisions, ledger.Revision{
 						Number:     stmt.ColumnInt(0),
 						Charge:     amieusage.ChargeOfMillionths(stmt.ColumnInt64(1)),
-						AcceptedAt: fromNanos(stmt.ColumnInt64(2)),
-						LoadedAt:   timeOf(stmt.ColumnInt64(3)),
+						AcceptedAt: ledger.TimeOrZero(stmt.ColumnInt64(2)),
+						LoadedAt:   ledger.TimeOf(stmt.ColumnInt64(3)),
 						KeyID:      stmt.ColumnInt64(4),
 						Record:     records[stmt.ColumnInt64(5)],
 					})

@@ -9,6 +9,7 @@ import (
 	"zombiezen.com/go/sqlite/sqlitex"
 
 	"github.com/amieusage/amieusage"
+	"github.com/amieusage/amieusage/internal/ledger"
 	"github.com/amieusage/amieusage/internal/outbox"
 )
 
@@ -25,7 +26,7 @@ func (q *Outbox) Enqueue(ctx context.Context, items []outbox.Item, cursor *outbo
 		}
 		stmt := tx.conn.Prep(`INSERT INTO cursors (source, at) VALUES (?, ?) ON CONFLICT DO UPDATE SET at = excluded.at`)
 		stmt.BindText(1, cursor.Source)
-		stmt.BindInt64(2, nanos(cursor.At))
+		stmt.BindInt64(2, ledger.Nanos(cursor.At))
 		return 0, run(stmt)
 	})
 	if err != nil {
@@ -81,14 +82,14 @@ func (tx *queueTransaction) enqueue(e outbox.Entry) (outbox.ID, outbox.Change, e
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 		ON CONFLICT (local_record_id, key_time, resource_id, usage_type) DO NOTHING`)
 	stmt.BindInt64(1, resource)
-	stmt.BindInt64(2, usageTypeNumber(identity.UsageType))
+	stmt.BindInt64(2, ledger.UsageTypeNumber(identity.UsageType))
 	stmt.BindText(3, identity.LocalRecordID)
-	stmt.BindInt64(4, nanos(identity.KeyTime))
+	stmt.BindInt64(4, ledger.Nanos(identity.KeyTime))
 	stmt.BindText(5, string(e.State))
 	stmt.BindInt64(6, e.Revision)
 	stmt.BindBytes(7, e.Digest[:])
 	stmt.BindInt64(8, e.Charge)
-	stmt.BindInt64(9, nanos(e.EnqueuedAt))
+	stmt.BindInt64(9, ledger.Nanos(e.EnqueuedAt))
 	if err := run(stmt); err != nil {
 		return 0, "", err
 	}
@@ -111,7 +112,7 @@ func (tx *queueTransaction) enqueue(e outbox.Entry) (outbox.ID, outbox.Change, e
 	stmt.BindInt64(1, row.Revision)
 	stmt.BindBytes(2, row.Digest[:])
 	stmt.BindInt64(3, row.Charge)
-	stmt.BindInt64(4, nanos(row.EnqueuedAt))
+	stmt.BindInt64(4, ledger.Nanos(row.EnqueuedAt))
 	stmt.BindInt64(5, int64(e.ID))
 	if err := run(stmt); err != nil {
 		return 0, "", err
@@ -133,7 +134,7 @@ func (q *Outbox) Cursor(ctx context.Context, source string) (outbox.Cursor, erro
 	cursor := outbox.Cursor{Source: source}
 	err := q.db.read(ctx, func(conn *sqlite.Conn) error {
 		at, err := number(conn, `SELECT at FROM cursors WHERE source = ?`, source)
-		cursor.At = fromNanos(at)
+		cursor.At = ledger.TimeOrZero(at)
 		return err
 	})
 	return cursor, err

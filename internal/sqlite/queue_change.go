@@ -9,6 +9,7 @@ import (
 	"zombiezen.com/go/sqlite/sqlitex"
 
 	"github.com/amieusage/amieusage"
+	"github.com/amieusage/amieusage/internal/ledger"
 	"github.com/amieusage/amieusage/internal/outbox"
 )
 
@@ -98,9 +99,9 @@ func scanProgress(stmt *sqlite.Stmt) queueRow {
 			Charge:         stmt.ColumnInt64(6),
 			Attempts:       stmt.ColumnInt64(7),
 			FailedRecordID: stmt.ColumnInt64(8),
-			EnqueuedAt:     fromNanos(stmt.ColumnInt64(9)),
-			SentAt:         fromNanos(stmt.ColumnInt64(10)),
-			LoadedAt:       fromNanos(stmt.ColumnInt64(11)),
+			EnqueuedAt:     ledger.TimeOrZero(stmt.ColumnInt64(9)),
+			SentAt:         ledger.TimeOrZero(stmt.ColumnInt64(10)),
+			LoadedAt:       ledger.TimeOrZero(stmt.ColumnInt64(11)),
 			LoadedCharge:   stmt.ColumnInt64(13),
 		},
 	}
@@ -123,9 +124,9 @@ func (tx *queueTransaction) find(id amieusage.Identity) (queueRow, bool, error) 
 	stmt := tx.conn.Prep(`SELECT ` + progressColumns + ` FROM entries
 		WHERE local_record_id = ? AND key_time = ? AND resource_id = ? AND usage_type = ?`)
 	stmt.BindText(1, id.LocalRecordID)
-	stmt.BindInt64(2, nanos(id.KeyTime))
+	stmt.BindInt64(2, ledger.Nanos(id.KeyTime))
 	stmt.BindInt64(3, resource)
-	stmt.BindInt64(4, usageTypeNumber(id.UsageType))
+	stmt.BindInt64(4, ledger.UsageTypeNumber(id.UsageType))
 	return oneRow(stmt)
 }
 
@@ -164,8 +165,8 @@ func (tx *queueTransaction) apply(row *queueRow, rule func(p *outbox.Progress) b
 	stmt.BindText(3, row.Reason)
 	stmt.BindInt64(4, row.Attempts)
 	stmt.BindInt64(5, row.FailedRecordID)
-	stmt.BindInt64(6, nanos(row.SentAt))
-	stmt.BindInt64(7, nanos(row.LoadedAt))
+	stmt.BindInt64(6, ledger.Nanos(row.SentAt))
+	stmt.BindInt64(7, ledger.Nanos(row.LoadedAt))
 	if row.LoadedAt.IsZero() || row.LoadedDigest == row.Digest {
 		stmt.BindNull(8)
 	} else {

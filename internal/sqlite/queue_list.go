@@ -10,6 +10,7 @@ import (
 	"zombiezen.com/go/sqlite/sqlitex"
 
 	"github.com/amieusage/amieusage"
+	"github.com/amieusage/amieusage/internal/ledger"
 	"github.com/amieusage/amieusage/internal/outbox"
 )
 
@@ -27,8 +28,8 @@ const entryColumns = progressColumns + `, usage_type, place, record`
 func scanEntry(stmt *sqlite.Stmt) (outbox.Entry, error) {
 	row := scanProgress(stmt)
 	e := outbox.Entry{ID: row.id, Progress: row.Progress, Place: stmt.ColumnText(15)}
-	if n := stmt.ColumnInt(14); n > 0 && n < len(usageTypes) {
-		e.Record = amieusage.NewRecord(usageTypes[n])
+	if t := ledger.UsageTypeOf(stmt.ColumnInt64(14)); t != "" {
+		e.Record = amieusage.NewRecord(t)
 	} else {
 		return e, fmt.Errorf("entry %d has an unknown usage type", e.ID)
 	}
@@ -132,7 +133,7 @@ func (q *Outbox) Unconfirmed(ctx context.Context) (rows []outbox.Unconfirmed, er
 					rows = append(rows, outbox.Unconfirmed{
 						Resource:    stmt.ColumnText(0),
 						Entries:     stmt.ColumnInt64(1),
-						FirstSentAt: fromNanos(stmt.ColumnInt64(2)),
+						FirstSentAt: ledger.TimeOrZero(stmt.ColumnInt64(2)),
 					})
 					return nil
 				},

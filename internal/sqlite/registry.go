@@ -1,17 +1,11 @@
 package sqlite
 
 import (
-	"cmp"
 	"context"
-	"fmt"
-	"maps"
-	"math"
-	"slices"
 
 	"zombiezen.com/go/sqlite"
 	"zombiezen.com/go/sqlite/sqlitex"
 
-	"github.com/amieusage/amieusage"
 	"github.com/amieusage/amieusage/internal/ledger"
 )
 
@@ -67,12 +61,13 @@ func readRegistry(conn *sqlite.Conn, site ledger.SiteID) (*siteRegistry, error) 
 				p.Users[stmt.ColumnInt64(1)] = true
 			}
 		}},
-		{`SELECT project_id, resource_id, start_time, end_time FROM allocations WHERE site_id = ?`, func(stmt *sqlite.Stmt) {
+		{`SELECT project_id, resource_id, start_time, end_time, amount FROM allocations WHERE site_id = ?`, func(stmt *sqlite.Stmt) {
 			if p := byID[stmt.ColumnInt64(0)]; p != nil {
 				p.Allocations = append(p.Allocations, ledger.Allocation{
 					Resource: stmt.ColumnInt64(1),
-					Start:    timeOf(stmt.ColumnInt64(2)),
-					End:      timeOf(stmt.ColumnInt64(3)),
+					Start:    ledger.TimeOf(stmt.ColumnInt64(2)),
+					End:      ledger.TimeOf(stmt.ColumnInt64(3)),
+					Amount:   stmt.ColumnInt64(4),
 				})
 			}
 		}},
@@ -88,51 +83,34 @@ func readRegistry(conn *sqlite.Conn, site ledger.SiteID) (*siteRegistry, error) 
 	return r, nil
 }
 
-// resource returns the number of a resource, registering it where it is new.
-func (r *siteRegistry) resource(conn *sqlite.Conn, site ledger.SiteID, name string) (int64, error) {
-	id, ok := r.Resources[name]
-	if ok {
-		return id, nil
-	}
-	err := sqlitex.Execute(conn, `INSERT INTO resources (site_id, name) VALUES (?, ?)`,
-		&sqlitex.ExecOptions{Args: []any{int64(site), name}})
-	if err != nil {
-		return 0, err
-	}
-	id = conn.LastInsertRowID()
-	r.Resources[name] = id
-	return id, nil
+// A nameTx registers names of a site in the transaction of a connection.
+type nameTx struct {
+	conn *sqlite.Conn
+	site ledger.SiteID
 }
 
-// user returns the number of a user, registering it where it is new.
-func (r *siteRegistry) user(conn *sqlite.Conn, site ledger.SiteID, name string) (int64, error) {
-	id, ok := r.Users[name]
-	if ok {
-		return id, nil
-	}
-	err := sqlitex.Execute(conn, `INSERT INTO users (site_id, username) VALUES (?, ?)`,
-		&sqlitex.ExecOptions{Args: []any{int64(site), name}})
-	if err != nil {
-		return 0, err
-	}
-	id = conn.LastInsertRowID()
-	r.Users[name] = id
-	return id, nil
+func (t *nameTx) exec(query string, args ...any) error {
+	return sqlitex.Execute(t.conn, query, &sqlitex.ExecOptions{Args: append([]any{int64(t.site)}, args...)})
 }
 
-// project returns the number of a project, registering it where it is new.
-func (r *siteRegistry) project(conn *sqlite.Conn, site ledger.SiteID, name string) (int64, error) {
-	if p := r.Projects[name]; p != nil {
-		return p.ID, nil
-	}
-	err := sqlitex.Execute(conn, `INSERT INTO projects (site_id, local_project_id) VALUES (?, ?)`,
-		&sqlitex.ExecOptions{Args: []any{int64(site), name}})
-	if err != nil {
-		return 0, err
-	}
-	id := conn.LastInsertRowID()
-	r.Projects[name] = &ledger.Project{ID: id, Users: map[int64]bool{}}
-	return id, nil
+func (t *nameTx) add(query, name string) (int64, error) {
+	err := t.exec(query, name)
+	return t.conn.LastInsertRowID(), err
+}
+
+// AddResource registers a resource.
+func (t *nameTx) AddResource(name string) (int64, error) {
+	return t.add(`INSERT INTO resources (site_id, name) VALUES (?, ?)`, name)
+}
+
+// AddProject registers a project.
+func (t *nameTx) AddProject(localProjectID string) (int64, error) {
+	return t.add(`INSERT INTO projects (site_id, local_project_id) VALUES (?, ?)`, localProjectID)
+}
+
+// AddUser registers a user.
+func (t *nameTx) AddUser(username string) (int64, error) {
+	return t.add(`INSERT INTO users (site_id, username) VALUES (?, ?)`, username)
 }
 
 // Import brings the registry in line with what the spec names.
@@ -143,11 +121,11 @@ func (l *Ledger) Import(ctx context.Context, spec *ledger.RegistrySpec) (changes
 	err = l.db.write(ctx, func(conn *sqlite.Conn) error {
 		changes = nil
 		for i := range spec.Sites {
-			imp := &siteImport{conn: conn, spec: &spec.Sites[i]}
-			if err := imp.run(); err != nil {
+			changed, err := importSite(conn, &spec.Sites[i])
+			if err != nil {
 				return err
 			}
-			changes = append(changes, imp.changes...)
+			changes = append(changes, changed...)
 		}
 		return nil
 	})
@@ -157,202 +135,57 @@ func (l *Ledger) Import(ctx context.Context, spec *ledger.RegistrySpec) (changes
 	return changes, nil
 }
 
-// A siteImport brings one site's registry in line with its spec.
-type siteImport struct {
-	conn     *sqlite.Conn
-	spec     *ledger.SiteSpec
-	site     ledger.SiteID
-	registry *siteRegistry
-	// usernames are the registered users by their numbers.
-	usernames map[int64]string
-	changes   []ledger.Change
-}
-
-func (imp *siteImport) changed(action, format string, args ...any) {
-	imp.changes = append(imp.changes, ledger.Change{Action: action, What: fmt.Sprintf(format, args...)})
-}
-
-func (imp *siteImport) exec(query string, args ...any) error {
-	return sqlitex.Execute(imp.conn, query, &sqlitex.ExecOptions{Args: args})
-}
-
-func (imp *siteImport) run() error {
-	name := imp.spec.Name
-	site, err := number(imp.conn, `SELECT site_id FROM sites WHERE name = ?`, name)
+func importSite(conn *sqlite.Conn, spec *ledger.SiteSpec) ([]ledger.Change, error) {
+	site, err := number(conn, `SELECT site_id FROM sites WHERE name = ?`, spec.Name)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	var added []ledger.Change
 	if site == 0 {
-		if err := imp.exec(`INSERT INTO sites (name) VALUES (?)`, name); err != nil {
-			return err
+		if err := sqlitex.Execute(conn, `INSERT INTO sites (name) VALUES (?)`, &sqlitex.ExecOptions{Args: []any{spec.Name}}); err != nil {
+			return nil, err
 		}
-		site = imp.conn.LastInsertRowID()
-		imp.changed("added", "site %s", name)
+		site = conn.LastInsertRowID()
+		added = []ledger.Change{{Action: "added", What: "site " + spec.Name}}
 	}
-	imp.site = ledger.SiteID(site)
-	if imp.registry, err = readRegistry(imp.conn, imp.site); err != nil {
-		return err
-	}
-	imp.usernames = make(map[int64]string, len(imp.registry.Users))
-	for username, user := range imp.registry.Users {
-		imp.usernames[user] = username
-	}
-	for _, resource := range imp.spec.Resources {
-		if _, ok := imp.registry.Resources[resource]; ok {
-			continue
-		}
-		if _, err := imp.registry.resource(imp.conn, imp.site, resource); err != nil {
-			return err
-		}
-		imp.changed("added", "resource %s of site %s", resource, name)
-	}
-	for i := range imp.spec.Projects {
-		if err := imp.project(&imp.spec.Projects[i]); err != nil {
-			return err
-		}
-	}
-	if err := imp.checkGranted(); err != nil {
-		return err
-	}
-	if len(imp.changes) == 0 {
-		return nil
-	}
-	return imp.exec(`UPDATE sites SET registry_version = registry_version + 1 WHERE site_id = ?`, site)
-}
-
-func (imp *siteImport) project(spec *ledger.ProjectSpec) error {
-	_, known := imp.registry.Projects[spec.ID]
-	id, err := imp.registry.project(imp.conn, imp.site, spec.ID)
+	registry, err := readRegistry(conn, ledger.SiteID(site))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if !known {
-		imp.changed("added", "project %s of site %s", spec.ID, imp.spec.Name)
+	tx := &importTx{nameTx{conn, ledger.SiteID(site)}}
+	changes, err := ledger.ImportSite(tx, &registry.Registry, spec)
+	if err != nil || len(changes) == 0 {
+		return added, err
 	}
-	if spec.Users != nil {
-		if err := imp.members(spec, id); err != nil {
-			return err
-		}
-	}
-	if spec.Allocations != nil {
-		return imp.allocations(spec, id)
-	}
-	return nil
+	return append(added, changes...), tx.exec(`UPDATE sites SET registry_version = registry_version + 1 WHERE site_id = ?`)
 }
 
-func (imp *siteImport) members(spec *ledger.ProjectSpec, project int64) error {
-	members := imp.registry.Projects[spec.ID].Users
-	wanted := map[int64]bool{}
-	for _, username := range spec.Users {
-		user, err := imp.registry.user(imp.conn, imp.site, username)
-		if err != nil {
-			return err
-		}
-		wanted[user] = true
-		if members[user] {
-			continue
-		}
-		members[user] = true
-		if err := imp.exec(`INSERT INTO project_users (site_id, project_id, user_id) VALUES (?, ?, ?)`,
-			int64(imp.site), project, user); err != nil {
-			return err
-		}
-		imp.changed("added", "user %s to project %s", username, spec.ID)
-	}
-	for _, user := range slices.Sorted(maps.Keys(members)) {
-		if wanted[user] {
-			continue
-		}
-		if err := imp.exec(`DELETE FROM project_users WHERE site_id = ? AND project_id = ? AND user_id = ?`,
-			int64(imp.site), project, user); err != nil {
-			return err
-		}
-		imp.changed("removed", "user %s from project %s", imp.usernames[user], spec.ID)
-	}
-	return nil
+// An importTx is an import to the registry of one site.
+type importTx struct{ nameTx }
+
+var _ ledger.ImportTx = (*importTx)(nil)
+
+// AddMember adds a user to a project.
+func (t *importTx) AddMember(project, user int64) error {
+	return t.exec(`INSERT INTO project_users (site_id, project_id, user_id) VALUES (?, ?, ?)`, project, user)
 }
 
-func (imp *siteImport) allocations(spec *ledger.ProjectSpec, project int64) error {
-	type key struct{ resource, start int64 }
-	type grant struct{ end, amount int64 }
-	old := map[key]grant{}
-	err := sqlitex.Execute(imp.conn, `
-		SELECT resource_id, start_time, end_time, amount FROM allocations WHERE site_id = ? AND project_id = ?`,
-		&sqlitex.ExecOptions{
-			Args: []any{int64(imp.site), project},
-			ResultFunc: func(stmt *sqlite.Stmt) error {
-				old[key{stmt.ColumnInt64(0), stmt.ColumnInt64(1)}] = grant{stmt.ColumnInt64(2), stmt.ColumnInt64(3)}
-				return nil
-			},
-		})
-	if err != nil {
-		return err
-	}
-	names := map[int64]string{}
-	for name, resource := range imp.registry.Resources {
-		names[resource] = name
-	}
-	wanted := map[key]bool{}
-	for _, a := range spec.Allocations {
-		resource, known := imp.registry.Resources[a.Resource]
-		if !known {
-			return &amieusage.Error{
-				Code:    amieusage.CodeInvalid,
-				Message: fmt.Sprintf("project %s has an allocation on %s, which is no resource of site %s", spec.ID, a.Resource, imp.spec.Name),
-				Hint:    "list it under the site's resources",
-			}
-		}
-		k, g := key{resource, nanos(a.Start)}, grant{nanos(a.End), a.Amount}
-		before, known := old[k]
-		wanted[k] = true
-		if known && before == g {
-			continue
-		}
-		if err := imp.exec(`
-			INSERT INTO allocations (site_id, project_id, resource_id, start_time, end_time, amount)
-			VALUES (?, ?, ?, ?, ?, ?)
-			ON CONFLICT DO UPDATE SET end_time = excluded.end_time, amount = excluded.amount`,
-			int64(imp.site), project, resource, k.start, g.end, g.amount); err != nil {
-			return err
-		}
-		action := "added"
-		if known {
-			action = "changed"
-		}
-		imp.changed(action, "allocation of project %s on %s from %s: %s until %s", spec.ID, a.Resource,
-			amieusage.FormatTime(timeOf(k.start)), amieusage.ChargeOfMillionths(a.Amount), amieusage.FormatTime(timeOf(g.end)))
-	}
-	for _, k := range slices.SortedFunc(maps.Keys(old), func(a, b key) int {
-		return cmp.Or(cmp.Compare(names[a.resource], names[b.resource]), cmp.Compare(a.start, b.start))
-	}) {
-		if wanted[k] {
-			continue
-		}
-		if err := imp.exec(`DELETE FROM allocations WHERE site_id = ? AND project_id = ? AND resource_id = ? AND start_time = ?`,
-			int64(imp.site), project, k.resource, k.start); err != nil {
-			return err
-		}
-		imp.changed("removed", "allocation of project %s on %s from %s", spec.ID, names[k.resource],
-			amieusage.FormatTime(timeOf(k.start)))
-	}
-	return nil
+// RemoveMember takes a user from a project.
+func (t *importTx) RemoveMember(project, user int64) error {
+	return t.exec(`DELETE FROM project_users WHERE site_id = ? AND project_id = ? AND user_id = ?`, project, user)
 }
 
-// checkGranted refuses allocations whose sum could not be held.
-func (imp *siteImport) checkGranted() error {
-	var total int64
-	return sqlitex.Execute(imp.conn, `SELECT amount FROM allocations WHERE site_id = ?`, &sqlitex.ExecOptions{
-		Args: []any{int64(imp.site)},
-		ResultFunc: func(stmt *sqlite.Stmt) error {
-			amount := stmt.ColumnInt64(0)
-			if amount > math.MaxInt64-total {
-				return &amieusage.Error{
-					Code:    amieusage.CodeInvalid,
-					Message: "the allocations of site " + imp.spec.Name + " add up to more than nine trillion units",
-				}
-			}
-			total += amount
-			return nil
-		},
-	})
+// SetAllocation adds or changes an allocation of a project.
+func (t *importTx) SetAllocation(project int64, a ledger.Allocation) error {
+	return t.exec(`
+		INSERT INTO allocations (site_id, project_id, resource_id, start_time, end_time, amount)
+		VALUES (?, ?, ?, ?, ?, ?)
+		ON CONFLICT DO UPDATE SET end_time = excluded.end_time, amount = excluded.amount`,
+		project, a.Resource, ledger.Nanos(a.Start), ledger.Nanos(a.End), a.Amount)
+}
+
+// RemoveAllocation takes an allocation from a project.
+func (t *importTx) RemoveAllocation(project int64, a ledger.Allocation) error {
+	return t.exec(`DELETE FROM allocations WHERE site_id = ? AND project_id = ? AND resource_id = ? AND start_time = ?`,
+		project, a.Resource, ledger.Nanos(a.Start))
 }

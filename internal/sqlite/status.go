@@ -2,8 +2,6 @@ package sqlite
 
 import (
 	"context"
-	"slices"
-	"strings"
 
 	"zombiezen.com/go/sqlite"
 	"zombiezen.com/go/sqlite/sqlitex"
@@ -14,25 +12,8 @@ import (
 
 // Status sums up what was loaded and what failed in [q.From, q.To).
 func (l *Ledger) Status(ctx context.Context, site ledger.SiteID, q amieusage.StatusQuery, maxRecords int) (amieusage.Status, error) {
-	status := amieusage.Status{}
-	places := map[string]int{}
-	row := func(resource string) *amieusage.ResourceStatus {
-		i, ok := places[resource]
-		if !ok {
-			i = len(status)
-			places[resource] = i
-			status = append(status, amieusage.ResourceStatus{Resource: resource, TotalCharge: amieusage.ChargeOfMillionths(0)})
-		}
-		return &status[i]
-	}
-	from, to := nanos(q.From), endNanos(q.To)
-	// Whole hours come from the hourly sums; what is left at both ends, from
-	// those of each transaction.
-	firstHour := (from + hourNanos - 1) / hourNanos * hourNanos
-	lastHour := to / hourNanos * hourNanos
-	if firstHour > lastHour {
-		firstHour, lastHour = to, to
-	}
+	var status ledger.StatusBuilder
+	p := ledger.LoadPeriodsOf(q.From, q.To)
 	err := l.db.read(ctx, func(conn *sqlite.Conn) error {
 		err := sqlitex.Execute(conn, `
 			SELECT (SELECT name FROM resources r WHERE r.resource_id = l.resource_id), sum(records), sum(charge) FROM (
@@ -43,11 +24,9 @@ func (l *Ledger) Status(ctx context.Context, site ledger.SiteID, q amieusage.Sta
 				SELECT * FROM loads WHERE site_id = ?1 AND span = 0 AND loaded_at >= ?4 AND loaded_at < ?5) l
 			GROUP BY resource_id HAVING sum(records) > 0`,
 			&sqlitex.ExecOptions{
-				Args: []any{int64(site), from, firstHour, lastHour, to},
+				Args: []any{int64(site), p.All.From, p.Hours.From, p.Hours.To, p.All.To},
 				ResultFunc: func(stmt *sqlite.Stmt) error {
-					s := row(stmt.ColumnText(0))
-					s.LoadedRecordCount = stmt.ColumnInt64(1)
-					s.TotalCharge = amieusage.ChargeOfMillionths(stmt.ColumnInt64(2))
+					status.Loaded(stmt.ColumnText(0), stmt.ColumnInt64(1), stmt.ColumnInt64(2))
 					return nil
 				},
 			})
@@ -58,17 +37,17 @@ func (l *Ledger) Status(ctx context.Context, site ledger.SiteID, q amieusage.Sta
 			resource string
 			id       int64
 			failure  string
+			count    int64
 		}
 		var groups []group
 		err = sqlitex.Execute(conn, `
 			SELECT (SELECT name FROM resources r WHERE r.resource_id = f.resource_id), resource_id, failure, count(*)
 			FROM failed_records f WHERE site_id = ? AND state = 0 AND failed_at >= ? AND failed_at < ?
-			GROUP BY resource_id, failure ORDER BY resource_id, failure`,
+			GROUP BY resource_id, failure`,
 			&sqlitex.ExecOptions{
-				Args: []any{int64(site), from, to},
+				Args: []any{int64(site), p.All.From, p.All.To},
 				ResultFunc: func(stmt *sqlite.Stmt) error {
-					groups = append(groups, group{stmt.ColumnText(0), stmt.ColumnInt64(1), stmt.ColumnText(2)})
-					row(stmt.ColumnText(0)).FailedJobCount += stmt.ColumnInt64(3)
+					groups = append(groups, group{stmt.ColumnText(0), stmt.ColumnInt64(1), stmt.ColumnText(2), stmt.ColumnInt64(3)})
 					return nil
 				},
 			})
@@ -76,29 +55,27 @@ func (l *Ledger) Status(ctx context.Context, site ledger.SiteID, q amieusage.Sta
 			return err
 		}
 		for _, g := range groups {
-			e := amieusage.StatusError{Error: g.failure}
+			var records []amieusage.FailedRecord
 			err := sqlitex.Execute(conn, `
 				SELECT `+failedColumns+` FROM failed_records
 				WHERE site_id = ? AND state = 0 AND resource_id = ? AND failure = ? AND failed_at >= ? AND failed_at < ?
 				ORDER BY failed_id LIMIT ?`,
 				&sqlitex.ExecOptions{
-					Args: []any{int64(site), g.id, g.failure, from, to, maxRecords},
+					Args: []any{int64(site), g.id, g.failure, p.All.From, p.All.To, maxRecords},
 					ResultFunc: func(stmt *sqlite.Stmt) error {
-						e.Records = append(e.Records, scanFailed(stmt))
+						records = append(records, scanFailed(stmt))
 						return nil
 					},
 				})
 			if err != nil {
 				return err
 			}
-			s := row(g.resource)
-			s.Errors = append(s.Errors, e)
+			status.Failed(g.resource, g.failure, g.count, records)
 		}
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	slices.SortFunc(status, func(a, b amieusage.ResourceStatus) int { return strings.Compare(a.Resource, b.Resource) })
-	return status, nil
+	return status.Status(), nil
 }

@@ -121,7 +121,7 @@ func (l *Ledger) Verify(ctx context.Context) error {
 		}
 		err := sqlitex.Execute(conn, `SELECT batch_id, record_count, records FROM batches`, &sqlitex.ExecOptions{
 			ResultFunc: func(stmt *sqlite.Stmt) error {
-				if _, err := l.unpack(columnBytes(stmt, 2), stmt.ColumnInt64(1)); err != nil {
+				if _, err := l.packer.Unpack(columnBytes(stmt, 2), stmt.ColumnInt64(1)); err != nil {
 					found = append(found, fmt.Errorf("batch %d cannot be read back", stmt.ColumnInt64(0)))
 				}
 				return nil

@@ -1,0 +1,176 @@
+package ledger
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+
+	"github.com/amieusage/amieusage"
+)
+
+// An ImportTx is what a store does for an import to the registry of one site,
+// inside one transaction.
+type ImportTx interface {
+	NameTx
+	AddMember(project, user int64) error
+	RemoveMember(project, user int64) error
+	// SetAllocation adds an allocation, or changes the one of the same
+	// resource and Start.
+	SetAllocation(project int64, a Allocation) error
+	RemoveAllocation(project int64, a Allocation) error
+}
+
+// ImportSite brings a site's registry in line with what the spec names, and
+// returns what it changed.
+func ImportSite(tx ImportTx, registry *Registry, spec *SiteSpec) ([]Change, error) {
+	imp := &siteImport{tx: tx, registry: registry, spec: spec, usernames: map[int64]string{}}
+	for username, user := range registry.Users {
+		imp.usernames[user] = username
+	}
+	for _, resource := range spec.Resources {
+		if _, known := registry.Resources[resource]; known {
+			continue
+		}
+		if _, err := registry.Resource(tx, resource); err != nil {
+			return nil, err
+		}
+		imp.changed("added", "resource %s of site %s", resource, spec.Name)
+	}
+	for i := range spec.Projects {
+		if err := imp.project(&spec.Projects[i]); err != nil {
+			return nil, err
+		}
+	}
+	return imp.changes, imp.checkGranted()
+}
+
+// A siteImport brings one site's registry in line with its spec.
+type siteImport struct {
+	tx       ImportTx
+	registry *Registry
+	spec     *SiteSpec
+	// usernames are the registered users by their numbers.
+	usernames map[int64]string
+	changes   []Change
+}
+
+func (imp *siteImport) changed(action, format string, args ...any) {
+	imp.changes = append(imp.changes, Change{Action: action, What: fmt.Sprintf(format, args...)})
+}
+
+func (imp *siteImport) project(spec *ProjectSpec) error {
+	if imp.registry.Projects[spec.ID] == nil {
+		if _, err := imp.registry.Project(imp.tx, spec.ID); err != nil {
+			return err
+		}
+		imp.changed("added", "project %s of site %s", spec.ID, imp.spec.Name)
+	}
+	project := imp.registry.Projects[spec.ID]
+	if spec.Users != nil {
+		if err := imp.members(spec, project); err != nil {
+			return err
+		}
+	}
+	if spec.Allocations != nil {
+		return imp.allocations(spec, project)
+	}
+	return nil
+}
+
+func (imp *siteImport) members(spec *ProjectSpec, project *Project) error {
+	wanted := map[int64]bool{}
+	for _, username := range spec.Users {
+		user, err := imp.registry.User(imp.tx, username)
+		if err != nil {
+			return err
+		}
+		wanted[user] = true
+		if project.Users[user] {
+			continue
+		}
+		project.Users[user] = true
+		if err := imp.tx.AddMember(project.ID, user); err != nil {
+			return err
+		}
+		imp.changed("added", "user %s to project %s", username, spec.ID)
+	}
+	for _, user := range slices.Sorted(maps.Keys(project.Users)) {
+		if wanted[user] {
+			continue
+		}
+		delete(project.Users, user)
+		if err := imp.tx.RemoveMember(project.ID, user); err != nil {
+			return err
+		}
+		imp.changed("removed", "user %s from project %s", imp.usernames[user], spec.ID)
+	}
+	return nil
+}
+
+func (imp *siteImport) allocations(spec *ProjectSpec, project *Project) error {
+	type key struct{ resource, start int64 }
+	old := map[key]Allocation{}
+	for _, a := range project.Allocations {
+		old[key{a.Resource, Nanos(a.Start)}] = a
+	}
+	project.Allocations = nil
+	for _, s := range spec.Allocations {
+		resource, known := imp.registry.Resources[s.Resource]
+		if !known {
+			return &amieusage.Error{
+				Code:    amieusage.CodeInvalid,
+				Message: fmt.Sprintf("project %s has an allocation on %s, which is no resource of site %s", spec.ID, s.Resource, imp.spec.Name),
+				Hint:    "list it under the site's resources",
+			}
+		}
+		a := Allocation{Resource: resource, Start: TimeOf(Nanos(s.Start)), End: TimeOf(Nanos(s.End)), Amount: s.Amount}
+		project.Allocations = append(project.Allocations, a)
+		k := key{resource, Nanos(s.Start)}
+		before, known := old[k]
+		delete(old, k)
+		if known && before.End.Equal(a.End) && before.Amount == a.Amount {
+			continue
+		}
+		if err := imp.tx.SetAllocation(project.ID, a); err != nil {
+			return err
+		}
+		action := "added"
+		if known {
+			action = "changed"
+		}
+		imp.changed(action, "allocation of project %s on %s from %s: %s until %s", spec.ID, s.Resource,
+			amieusage.FormatTime(a.Start), amieusage.ChargeOfMillionths(a.Amount), amieusage.FormatTime(a.End))
+	}
+	names := map[int64]string{}
+	for name, resource := range imp.registry.Resources {
+		names[resource] = name
+	}
+	for _, a := range slices.SortedFunc(maps.Values(old), func(a, b Allocation) int {
+		return cmp.Or(cmp.Compare(names[a.Resource], names[b.Resource]), a.Start.Compare(b.Start))
+	}) {
+		if err := imp.tx.RemoveAllocation(project.ID, a); err != nil {
+			return err
+		}
+		imp.changed("removed", "allocation of project %s on %s from %s", spec.ID, names[a.Resource], amieusage.FormatTime(a.Start))
+	}
+	return nil
+}
+
+// checkGranted refuses allocations whose sum could not be held.
+func (imp *siteImport) checkGranted() error {
+	var total int64
+	for _, p := range imp.registry.Projects {
+		for _, a := range p.Allocations {
+			if a.Amount > math.MaxInt64-total {
+				return &amieusage.Error{
+					Code:    amieusage.CodeInvalid,
+					Message: "the allocations of site " + imp.spec.Name + " add up to more than nine trillion units",
+				}
+			}
+			total += a.Amount
+		}
+	}
+	return nil
+}
