@@ -1,12 +1,24 @@
 #!/usr/bin/env bash
 # Installs what the tests need and this machine lacks: a C compiler for the
-# race detector, and Python for the reference client's test. Idempotent.
+# race detector, Python for the reference client's test, and the programs of
+# PostgreSQL and pgbouncer, which the tests start themselves. Idempotent.
 set -euo pipefail
+export PATH=$PATH:/usr/sbin
 missing=()
-command -v gcc >/dev/null 2>&1 || missing+=(gcc libc6-dev)
-command -v python3 >/dev/null 2>&1 || missing+=(python3)
+command -v gcc >/dev/null || missing+=(gcc libc6-dev)
+command -v python3 >/dev/null || missing+=(python3)
+command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
+command -v pgbouncer >/dev/null || missing+=(pgbouncer)
 if [ ${#missing[@]} -gt 0 ]; then
-  export DEBIAN_FRONTEND=noninteractive
+  export DEBIAN_FRONTEND=noninteractive UCF_FORCE_CONFFOLD=1
+  conf=/etc/postgresql-common/createcluster.conf
+  if [[ " ${missing[*]} " == *' postgresql '* && ! -e $conf ]]; then # no server of the machine's own
+    mkdir -p ${conf%/*}
+    echo 'create_main_cluster = false' >$conf
+  fi
   apt-get update -qq
   apt-get install -y -qq --no-install-recommends "${missing[@]}"
+  if [[ " ${missing[*]} " == *' pgbouncer '* && -d /run/systemd/system ]]; then
+    systemctl disable --now pgbouncer
+  fi
 fi

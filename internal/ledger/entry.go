@@ -5,6 +5,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/amieusage/amieusage"
 )
 
 // DigestBytes is how much of a content's digest a store keeps.
@@ -123,13 +125,14 @@ func (l *Loading) Load(b *Batch, verdicts []Verdict) error {
 }
 
 func (l *Loading) load(b *Batch, ordinal int, v *Verdict) (err error) {
-	id := v.Record.Identity()
+	key, known := KeyOf(l.registry, v.Record)
+	if !known {
+		if key.Resource, err = l.registry.Resource(l.tx, storable(v.Record.Identity().Resource)); err != nil {
+			return err
+		}
+	}
 	e := &Entry{
-		EntryKey: EntryKey{
-			UsageType:     UsageTypeNumber(id.UsageType),
-			LocalRecordID: storable(id.LocalRecordID),
-			KeyTime:       Nanos(id.KeyTime),
-		},
+		EntryKey:  key,
 		Revision:  1,
 		Batch:     b.ID,
 		Ordinal:   int64(ordinal),
@@ -138,9 +141,6 @@ func (l *Loading) load(b *Batch, ordinal int, v *Verdict) (err error) {
 		Charge:    v.Charge,
 		GivesBack: v.GivesBack,
 		LoadedAt:  l.loadedAt,
-	}
-	if e.Resource, err = l.registry.Resource(l.tx, storable(id.Resource)); err != nil {
-		return err
 	}
 	failure := v.Failure
 	if failure == "" {
@@ -240,4 +240,17 @@ func addUsage[K comparable](totals map[K]*Usage, key K, delta Usage) {
 	u.Records += delta.Records
 	u.Deducted += delta.Deducted
 	u.GivenBack += delta.GivenBack
+}
+
+// KeyOf returns the identity of a record, and whether its resource is
+// registered; where it is not, nothing in the ledger has this identity.
+func KeyOf(registry *Registry, record amieusage.Record) (EntryKey, bool) {
+	id := record.Identity()
+	resource, known := registry.Resources[storable(id.Resource)]
+	return EntryKey{
+		Resource:      resource,
+		UsageType:     UsageTypeNumber(id.UsageType),
+		LocalRecordID: storable(id.LocalRecordID),
+		KeyTime:       Nanos(id.KeyTime),
+	}, known
 }

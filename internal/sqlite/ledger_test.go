@@ -25,7 +25,8 @@ func openLedger(t testing.TB, path string) *sqlite.Ledger {
 }
 
 func TestStore(t *testing.T) {
-	storetest.TestStore(t, func(t *testing.T) ledger.Store {
-		return openLedger(t, filepath.Join(t.TempDir(), "ledger.db"))
+	storetest.TestStore(t, func(t *testing.T) func() ledger.Store {
+		path := filepath.Join(t.TempDir(), "ledger.db")
+		return func() ledger.Store { return openLedger(t, path) }
 	})
 }

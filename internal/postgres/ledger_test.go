@@ -1,0 +1,32 @@
+package postgres_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/amieusage/amieusage/internal/ledger"
+	"github.com/amieusage/amieusage/internal/pgtest"
+	"github.com/amieusage/amieusage/internal/postgres"
+	"github.com/amieusage/amieusage/internal/storetest"
+)
+
+func open(t testing.TB, url string) *postgres.Ledger {
+	t.Helper()
+	l, err := postgres.Open(context.Background(), url, postgres.Options{MaxConns: 6})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return l
+}
+
+func TestStore(t *testing.T) {
+	storetest.TestStore(t, func(t *testing.T) func() ledger.Store {
+		url := pgtest.Database(t)
+		return func() ledger.Store { return open(t, url) }
+	})
+}

@@ -1,0 +1,409 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/amieusage/amieusage/internal/ledger"
+)
+
+// Load loads the oldest queued batches of the site whose turn it is, in one
+// transaction.
+func (l *Ledger) Load(ctx context.Context, now time.Time, maxRecords int, judge ledger.Judge) (ledger.LoadReport, error) {
+	if l.turns.due(now) {
+		if err := l.sweep(ctx); err != nil {
+			return ledger.LoadReport{}, err
+		}
+	}
+	busy := false
+	for range max(l.turns.count(), 1) {
+		site, ok, loading := l.turns.next()
+		if !ok {
+			busy = busy || loading
+			break
+		}
+		report, more, err := l.loadSite(ctx, site, now, maxRecords, judge)
+		l.turns.over(site, more || report.Busy || err != nil)
+		if err != nil || report.Batches > 0 {
+			return report, err
+		}
+		busy = busy || report.Busy
+	}
+	return ledger.LoadReport{Busy: busy}, nil
+}
+
+// maxBatches is how many batches one transaction loads at most.
+const maxBatches = 4_000
+
+// loadSite loads the oldest queued batches of a site, and reports whether
+// there may be more.
+func (l *Ledger) loadSite(ctx context.Context, site ledger.SiteID, now time.Time, maxRecords int, judge ledger.Judge) (report ledger.LoadReport, more bool, err error) {
+	err = l.db.write(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		t := &loadTx{nameTx: nameTx{tx: tx, site: int64(site)}}
+		var version, grossCharge, lastLoaded int64
+		err := tx.QueryRow(ctx, `
+			SELECT batch_id, registry_version, gross_charge, last_loaded_at, name_id, record_id
+			FROM loading WHERE site_id = $1 FOR UPDATE SKIP LOCKED`, t.site).
+			Scan(&t.batch, &version, &grossCharge, &lastLoaded, &t.nameID, &t.recordID)
+		if errors.Is(err, pgx.ErrNoRows) {
+			report.Busy = true
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		queued, hasMore, err := l.queuedBatches(ctx, tx, site, t.batch, maxRecords)
+		if err != nil || len(queued) == 0 {
+			return err
+		}
+		verdicts := make([][]ledger.Verdict, len(queued))
+		for i, q := range queued {
+			if !q.damaged {
+				verdicts[i] = judge.Read(&q.Batch)
+			}
+		}
+		registry, err := l.registryOf(ctx, tx, site, version)
+		if err != nil {
+			return err
+		}
+		t.loadedAt = ledger.LoadingTime(now, lastLoaded)
+		if err := t.find(ctx, &registry.Registry, verdicts); err != nil {
+			return err
+		}
+		loading := ledger.NewLoading(t, judge, &registry.Registry, t.loadedAt, grossCharge)
+		var damaged []int64
+		for i, q := range queued {
+			if q.damaged {
+				loading.Damaged(&q.Batch)
+				damaged = append(damaged, q.ID)
+				continue
+			}
+			if err := loading.Load(&q.Batch, verdicts[i]); err != nil {
+				return err
+			}
+		}
+		t.batch = queued[len(queued)-1].ID
+		if len(t.names.QueuedQueries) > 0 {
+			version++
+		}
+		if err := t.write(ctx, loading, damaged, version); err != nil {
+			return err
+		}
+		registry.version = version
+		report, more = loading.Report, hasMore
+		return nil
+	})
+	if err != nil {
+		// Names that were registered in it went with the transaction.
+		l.forgetRegistry(site)
+		return ledger.LoadReport{}, false, err
+	}
+	return report, more, nil
+}
+
+// A queuedBatch is a batch as it is in the queue.
+type queuedBatch struct {
+	ledger.Batch
+	count   int64
+	damaged bool // it has no Records then
+}
+
+// queuedBatches reads the oldest queued batches of a site, up to about
+// maxRecords records, and reports whether there are more.
+func (l *Ledger) queuedBatches(ctx context.Context, tx pgx.Tx, site ledger.SiteID, after int64, maxRecords int) (queued []*queuedBatch, more bool, err error) {
+	type head struct{ ID, Count int64 }
+	heads, err := rowsOf(ctx, tx, pgx.RowToStructByPos[head], `
+		SELECT batch_id, record_count FROM batches WHERE site_id = $1 AND batch_id > $2
+		ORDER BY batch_id LIMIT $3`, int64(site), after, min(maxRecords, maxBatches)+1)
+	if err != nil {
+		return nil, false, err
+	}
+	records, n := int64(0), 0
+	for n < len(heads) && n < maxBatches && records < int64(maxRecords) {
+		records += heads[n].Count
+		n++
+	}
+	if n == 0 {
+		return nil, false, nil
+	}
+	queued, err = rowsOf(ctx, tx, func(row pgx.CollectableRow) (*queuedBatch, error) {
+		q := &queuedBatch{Batch: ledger.Batch{Site: site}}
+		var usageType, acceptedAt int64
+		var packed []byte
+		if err := row.Scan(&q.ID, &q.KeyID, &usageType, &acceptedAt, &q.count, &packed); err != nil {
+			return nil, err
+		}
+		q.UsageType = ledger.UsageTypeOf(usageType)
+		q.AcceptedAt = ledger.TimeOrZero(acceptedAt)
+		var err error
+		q.Records, err = l.packer.Unpack(packed, q.count)
+		q.damaged = err != nil
+		return q, nil
+	}, `
+		SELECT batch_id, key_id, usage_type, accepted_at, record_count, records FROM batches
+		WHERE site_id = $1 AND batch_id > $2 AND batch_id <= $3 ORDER BY batch_id`, int64(site), after, heads[n-1].ID)
+	return queued, n < len(heads), err
+}
+
+// A loadTx is one transaction of loading. It knows the entries of all
+// identities that it will meet, and writes what has become of them at its end.
+type loadTx struct {
+	nameTx
+	batch, recordID   int64 // the last numbers given
+	loadedAt          int64
+	entries           map[ledger.EntryKey]*entryState
+	inserted, revised []*entryState
+	replaced          []*ledger.Entry // the revisions that corrections replace
+	failed            []*failedRow
+	openFailed        map[ledger.EntryKey]*failedRow // of those in failed, the open ones
+	superseded        []*ledger.EntryKey
+	anyOpenFailed     bool // before this transaction
+}
+
+// An entryState is an entry as it will be when the transaction commits.
+type entryState struct {
+	*ledger.Entry
+	inserted, revised bool
+}
+
+type failedRow struct {
+	*ledger.Entry
+	failure ledger.Failure
+	raw     []byte
+	state   int16
+}
+
+var _ ledger.LoadTx = (*loadTx)(nil)
+
+// keyColumns are the columns of an identity, for a statement that joins them as
+// rows.
+type keyColumns struct {
+	resources, keyTimes []int64
+	usageTypes          []int16
+	localRecordIDs      []string
+}
+
+func (c *keyColumns) add(k *ledger.EntryKey) {
+	c.resources = append(c.resources, k.Resource)
+	c.usageTypes = append(c.usageTypes, int16(k.UsageType))
+	c.localRecordIDs = append(c.localRecordIDs, k.LocalRecordID)
+	c.keyTimes = append(c.keyTimes, k.KeyTime)
+}
+
+// find reads the entries of all identities that the verdicts are about.
+func (t *loadTx) find(ctx context.Context, registry *ledger.Registry, verdicts [][]ledger.Verdict) error {
+	t.entries = map[ledger.EntryKey]*entryState{}
+	t.openFailed = map[ledger.EntryKey]*failedRow{}
+	var keys keyColumns
+	for _, batch := range verdicts {
+		for i := range batch {
+			k, known := ledger.KeyOf(registry, batch[i].Record)
+			if !known {
+				continue // nor is anything of it in the ledger
+			}
+			if _, twice := t.entries[k]; !twice {
+				t.entries[k] = nil
+				keys.add(&k)
+			}
+		}
+	}
+	rows, err := t.tx.Query(ctx, `
+		SELECT r.record_id, r.resource_id, r.revision, r.batch_id, r.ordinal, r.project_id, r.user_id, r.key_time, r.usage_time,
+			r.charge, r.loaded_at, r.usage_type, r.gives_back, r.local_record_id, r.digest
+		FROM unnest($2::bigint[], $3::smallint[], $4::text[], $5::bigint[])
+			AS k (resource_id, usage_type, local_record_id, key_time)
+		JOIN records r ON r.site_id = $1 AND r.resource_id = k.resource_id AND r.usage_type = k.usage_type
+			AND r.local_record_id = k.local_record_id AND r.key_time = k.key_time`,
+		t.site, keys.resources, keys.usageTypes, keys.localRecordIDs, keys.keyTimes)
+	if err != nil {
+		return err
+	}
+	var digest []byte
+	e := new(ledger.Entry)
+	_, err = pgx.ForEachRow(rows, []any{&e.Record, &e.Resource, &e.Revision, &e.Batch, &e.Ordinal, &e.Project, &e.User, &e.KeyTime,
+		&e.UsageTime, &e.Charge, &e.LoadedAt, &e.UsageType, &e.GivesBack, &e.LocalRecordID, &digest}, func() error {
+		found := *e
+		copy(found.Digest[:], digest)
+		t.entries[found.EntryKey] = &entryState{Entry: &found}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return t.tx.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM failed_records WHERE site_id = $1 AND state = 0)`, t.site).
+		Scan(&t.anyOpenFailed)
+}
+
+// Insert stores e where its identity is new, and reports whether it is.
+func (t *loadTx) Insert(e *ledger.Entry) (bool, error) {
+	if t.entries[e.EntryKey] != nil {
+		return false, nil
+	}
+	t.recordID++
+	e.Record = t.recordID
+	s := &entryState{Entry: e, inserted: true}
+	t.entries[e.EntryKey] = s
+	t.inserted = append(t.inserted, s)
+	return true, nil
+}
+
+// Find returns the entry of an identity, or nil.
+func (t *loadTx) Find(k *ledger.EntryKey) (*ledger.Entry, error) {
+	if s := t.entries[*k]; s != nil {
+		return s.Entry, nil
+	}
+	return nil, nil
+}
+
+// Revise puts e in the place of old, which is kept among the revisions.
+func (t *loadTx) Revise(old, e *ledger.Entry) error {
+	t.replaced = append(t.replaced, old)
+	s := t.entries[e.EntryKey]
+	s.Entry = e
+	if !s.inserted && !s.revised {
+		s.revised = true
+		t.revised = append(t.revised, s)
+	}
+	return nil
+}
+
+// Fail keeps the record among the failed ones.
+func (t *loadTx) Fail(e *ledger.Entry, failure ledger.Failure, raw []byte) error {
+	row := &failedRow{Entry: e, failure: failure, raw: raw, state: ledger.FailedOpen}
+	t.failed = append(t.failed, row)
+	t.openFailed[e.EntryKey] = row
+	return nil
+}
+
+// Supersede closes the open failed record of an identity.
+func (t *loadTx) Supersede(k *ledger.EntryKey) error {
+	if row := t.openFailed[*k]; row != nil {
+		row.state = ledger.FailedSuperseded
+		delete(t.openFailed, *k)
+	} else if t.anyOpenFailed {
+		t.superseded = append(t.superseded, k)
+	}
+	return nil
+}
+
+// write writes what has become of all records, moves the roll-ups, and moves
+// the site's place in the log.
+func (t *loadTx) write(ctx context.Context, l *ledger.Loading, damaged []int64, registryVersion int64) error {
+	if err := t.copyRows(ctx); err != nil {
+		return err
+	}
+	// Names first: they were given their numbers when they were met.
+	b := &t.names
+	t.queueRevised(b)
+	t.queueSuperseded(b)
+	t.queueTotals(b, l)
+	if len(damaged) > 0 {
+		b.Queue(`UPDATE batches SET damaged = true WHERE site_id = $1 AND batch_id = ANY ($2)`, t.site, damaged)
+	}
+	b.Queue(`
+		UPDATE loading SET batch_id = $2, loaded = loaded + $3, failed = failed + $4, gross_charge = $5, last_loaded_at = $6,
+			registry_version = $7, name_id = $8, record_id = $9
+		WHERE site_id = $1`,
+		t.site, t.batch, int64(l.Report.Loaded), int64(l.Report.Failed), l.GrossCharge, t.loadedAt,
+		registryVersion, t.nameID, t.recordID)
+	return t.tx.SendBatch(ctx, b).Close()
+}
+
+// copyRows writes the rows that are new.
+func (t *loadTx) copyRows(ctx context.Context) error {
+	if len(t.inserted) > 0 {
+		_, err := t.tx.CopyFrom(ctx, pgx.Identifier{"records"}, []string{"site_id", "key_time", "record_id", "resource_id", "revision",
+			"batch_id", "ordinal", "project_id", "user_id", "usage_time", "charge", "loaded_at", "usage_type", "gives_back",
+			"local_record_id", "digest"},
+			pgx.CopyFromSlice(len(t.inserted), func(i int) ([]any, error) {
+				e := t.inserted[i].Entry
+				return []any{t.site, e.KeyTime, e.Record, e.Resource, e.Revision, e.Batch, e.Ordinal, e.Project, e.User,
+					e.UsageTime, e.Charge, e.LoadedAt, e.UsageType, e.GivesBack, e.LocalRecordID, e.Digest[:]}, nil
+			}))
+		if err != nil {
+			return err
+		}
+	}
+	if len(t.replaced) > 0 {
+		_, err := t.tx.CopyFrom(ctx, pgx.Identifier{"revisions"}, []string{"site_id", "record_id", "revision", "batch_id", "ordinal",
+			"charge", "loaded_at"},
+			pgx.CopyFromSlice(len(t.replaced), func(i int) ([]any, error) {
+				e := t.replaced[i]
+				return []any{t.site, e.Record, e.Revision, e.Batch, e.Ordinal, e.Charge, e.LoadedAt}, nil
+			}))
+		if err != nil {
+			return err
+		}
+	}
+	if len(t.failed) > 0 {
+		ids, err := rowsOf(ctx, t.tx, pgx.RowTo[int64], `SELECT nextval('failed_ids') FROM generate_series(1, $1)`, len(t.failed))
+		if err != nil {
+			return err
+		}
+		_, err = t.tx.CopyFrom(ctx, pgx.Identifier{"failed_records"}, []string{"site_id", "failed_id", "resource_id", "key_time",
+			"batch_id", "ordinal", "failed_at", "closed_at", "usage_type", "state", "local_record_id", "failure", "record"},
+			pgx.CopyFromSlice(len(t.failed), func(i int) ([]any, error) {
+				row := t.failed[i]
+				var closedAt any
+				if row.state != ledger.FailedOpen {
+					closedAt = t.loadedAt
+				}
+				return []any{t.site, ids[i], row.Resource, row.KeyTime, row.Batch, row.Ordinal, t.loadedAt, closedAt,
+					row.UsageType, row.state, row.LocalRecordID, string(row.failure), row.raw}, nil
+			}))
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// queueRevised queues the correction of entries.
+func (t *loadTx) queueRevised(b *pgx.Batch) {
+	if len(t.revised) == 0 {
+		return
+	}
+	var keys keyColumns
+	n := len(t.revised)
+	columns := make([][]int64, 8)
+	digests, givesBack := make([][]byte, n), make([]bool, n)
+	for i, s := range t.revised {
+		keys.add(&s.EntryKey)
+		for c, v := range []int64{s.Revision, s.Batch, s.Ordinal, s.Project, s.User, s.UsageTime, s.Charge, s.LoadedAt} {
+			columns[c] = append(columns[c], v)
+		}
+		digests[i], givesBack[i] = s.Digest[:], s.GivesBack
+	}
+	b.Queue(`
+		UPDATE records r SET revision = u.revision, batch_id = u.batch_id, ordinal = u.ordinal, project_id = u.project_id,
+			user_id = u.user_id, usage_time = u.usage_time, charge = u.charge, loaded_at = u.loaded_at, digest = u.digest,
+			gives_back = u.gives_back
+		FROM unnest($2::bigint[], $3::smallint[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[],
+				$10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bytea[], $15::boolean[])
+			AS u (resource_id, usage_type, local_record_id, key_time, revision, batch_id, ordinal, project_id, user_id, usage_time,
+				charge, loaded_at, digest, gives_back)
+		WHERE r.site_id = $1 AND r.resource_id = u.resource_id AND r.usage_type = u.usage_type
+			AND r.local_record_id = u.local_record_id AND r.key_time = u.key_time`,
+		t.site, keys.resources, keys.usageTypes, keys.localRecordIDs, keys.keyTimes, columns[0], columns[1], columns[2], columns[3],
+		columns[4], columns[5], columns[6], columns[7], digests, givesBack)
+}
+
+// queueSuperseded queues the closing of failed records that were open before.
+func (t *loadTx) queueSuperseded(b *pgx.Batch) {
+	if len(t.superseded) == 0 {
+		return
+	}
+	var keys keyColumns
+	for _, k := range t.superseded {
+		keys.add(k)
+	}
+	b.Queue(`
+		UPDATE failed_records f SET state = $6, closed_at = $7
+		FROM unnest($2::bigint[], $3::smallint[], $4::text[], $5::bigint[]) AS k (resource_id, usage_type, local_record_id, key_time)
+		WHERE f.site_id = $1 AND f.resource_id = k.resource_id AND f.usage_type = k.usage_type
+			AND f.local_record_id = k.local_record_id AND f.key_time = k.key_time AND f.state = 0 AND f.failed_at < $7`,
+		t.site, keys.resources, keys.usageTypes, keys.localRecordIDs, keys.keyTimes, ledger.FailedSuperseded, t.loadedAt)
+}

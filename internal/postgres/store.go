@@ -1,0 +1,115 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strconv"
+	"sync"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/amieusage/amieusage/internal/ledger"
+)
+
+// A Ledger is a ledger.Store in a database of PostgreSQL, as one replica sees
+// it.
+type Ledger struct {
+	db        *database
+	packer    *ledger.Packer
+	log       *slog.Logger
+	listenURL string
+	turns     turns
+	// names are the numbers of sites that were met; sites do not go away.
+	names sync.Map
+
+	registriesMu sync.Mutex
+	registries   map[ledger.SiteID]*siteRegistry
+}
+
+// Open opens the ledger in the database, and lays its schema where it is
+// missing. What cannot hold a ledger, or holds one of a newer program, is
+// refused with a *amieusage.Error.
+func Open(ctx context.Context, url string, o Options) (*Ledger, error) {
+	db, err := connect(ctx, url, o)
+	if err != nil {
+		return nil, err
+	}
+	if err := db.migrate(ctx); err != nil {
+		db.pool.Close()
+		return nil, err
+	}
+	packer, err := ledger.NewPacker()
+	if err != nil {
+		db.pool.Close()
+		return nil, err
+	}
+	l := &Ledger{db: db, packer: packer, log: o.Logger, listenURL: o.ListenURL, registries: map[ledger.SiteID]*siteRegistry{}}
+	if l.log == nil {
+		l.log = slog.New(slog.DiscardHandler)
+	}
+	if l.listenURL == "" {
+		l.listenURL = url
+	}
+	return l, nil
+}
+
+// Close waits for the transactions under way and closes the connections.
+func (l *Ledger) Close() error {
+	l.db.pool.Close()
+	return l.packer.Close()
+}
+
+// Accept stores the batch and returns when it is committed.
+func (l *Ledger) Accept(ctx context.Context, b *ledger.Batch, maxQueued int64) error {
+	packed, err := l.packer.Pack(b.Records)
+	if err != nil {
+		return err
+	}
+	n := int64(len(b.Records))
+	err = l.db.write(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		// The row is held until the commit: batches of a site are numbered in
+		// order of their commits, without a gap.
+		var batch, loaded int64
+		err := tx.QueryRow(ctx, `
+			UPDATE acceptance a SET batch_id = batch_id + 1, accepted = accepted + $2
+			WHERE site_id = $1 AND accepted - (SELECT loaded + failed FROM loading WHERE site_id = $1) < $3
+			RETURNING batch_id, (SELECT batch_id FROM loading WHERE site_id = $1)`,
+			int64(b.Site), n, maxQueued).Scan(&batch, &loaded)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return ledger.ErrQueueFull
+		}
+		if err != nil {
+			return err
+		}
+		b.ID = batch
+		stored := &pgx.Batch{}
+		stored.Queue(`
+			INSERT INTO batches (site_id, batch_id, key_id, usage_type, accepted_at, record_count, records)
+			VALUES ($1, $2, $3, $4, $5, $6, $7)`,
+			int64(b.Site), batch, b.KeyID, ledger.UsageTypeNumber(b.UsageType), ledger.Nanos(b.AcceptedAt), n, packed)
+		if loaded == batch-1 {
+			// Nothing was queued: whoever is idle may load.
+			stored.Queue(`SELECT pg_notify($1, $2)`, acceptedChannel, strconv.FormatInt(int64(b.Site), 10))
+		}
+		return tx.SendBatch(ctx, stored).Close()
+	})
+	if err == nil {
+		l.turns.add(b.Site)
+	}
+	return err
+}
+
+// Counts returns where the site's records are.
+func (l *Ledger) Counts(ctx context.Context, site ledger.SiteID) (c ledger.Counts, err error) {
+	err = l.db.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		return tx.QueryRow(ctx, `
+			SELECT a.accepted, l.loaded, l.failed, a.accepted - l.loaded - l.failed
+			FROM acceptance a JOIN loading l ON l.site_id = a.site_id WHERE a.site_id = $1`,
+			int64(site)).Scan(&c.Accepted, &c.Loaded, &c.Failed, &c.Queued)
+	})
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = nil
+	}
+	return c, err
+}

@@ -1,0 +1,91 @@
+package postgres
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/amieusage/amieusage/internal/ledger"
+)
+
+// sweepInterval is how often a replica that has enough to do looks for sites
+// whose batches nobody has told it of.
+const sweepInterval = 2 * time.Second
+
+// turns are the sites that may have something queued, in the order in which
+// this replica will load them.
+type turns struct {
+	mu     sync.Mutex
+	sites  []ledger.SiteID
+	inHand int // turns that were taken and are not over
+	swept  time.Time
+}
+
+// add gives a site a turn, the last one, where it has none.
+func (t *turns) add(site ledger.SiteID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !slices.Contains(t.sites, site) {
+		t.sites = append(t.sites, site)
+	}
+}
+
+// next takes the first turn. Where there is none, busy says whether a site is
+// being loaded, which may have more.
+func (t *turns) next() (site ledger.SiteID, ok, busy bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.sites) == 0 {
+		return 0, false, t.inHand > 0
+	}
+	site = t.sites[0]
+	t.sites = t.sites[1:]
+	t.inHand++
+	return site, true, false
+}
+
+// over ends a turn; again gives the site another one.
+func (t *turns) over(site ledger.SiteID, again bool) {
+	if again {
+		t.add(site)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.inHand--
+}
+
+// count returns the number of turns that wait.
+func (t *turns) count() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.sites)
+}
+
+// due reports whether it is time to look at all sites, and if so starts the
+// next interval.
+func (t *turns) due(now time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.sites) > 0 && now.Sub(t.swept).Abs() < sweepInterval {
+		return false
+	}
+	t.swept = now
+	return true
+}
+
+// sweep gives all sites a turn that have something queued: those first whose
+// last loading was longest ago.
+func (l *Ledger) sweep(ctx context.Context) error {
+	return l.db.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		sites, err := rowsOf(ctx, tx, pgx.RowTo[int64], `
+			SELECT l.site_id FROM loading l JOIN acceptance a ON a.site_id = l.site_id
+			WHERE a.batch_id > l.batch_id ORDER BY l.last_loaded_at, l.site_id`)
+		for _, site := range sites {
+			l.turns.add(ledger.SiteID(site))
+		}
+		return err
+	})
+}
