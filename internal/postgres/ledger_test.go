@@ -30,3 +30,8 @@ func TestStore(t *testing.T) {
 		return func() ledger.Store { return open(t, url) }
 	})
 }
+
+func BenchmarkStore(b *testing.B) {
+	server := pgtest.Start(b, "shared_buffers=1GB", "max_wal_size=8GB")
+	storetest.BenchmarkStore(b, func(b *testing.B) ledger.Store { return open(b, server.Database(b)) })
+}

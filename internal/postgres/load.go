@@ -159,8 +159,8 @@ type loadTx struct {
 	replaced          []*ledger.Entry // the revisions that corrections replace
 	failed            []*failedRow
 	openFailed        map[ledger.EntryKey]*failedRow // of those in failed, the open ones
-	superseded        []*ledger.EntryKey
-	anyOpenFailed     bool // before this transaction
+	failedBefore      map[ledger.EntryKey]int64      // the open failed records from before
+	superseded        []int64                        // of those, the ones that are not open any more
 }
 
 // An entryState is an entry as it will be when the transaction commits.
@@ -193,6 +193,16 @@ func (c *keyColumns) add(k *ledger.EntryKey) {
 	c.keyTimes = append(c.keyTimes, k.KeyTime)
 }
 
+// keyRows are the identities as rows, and args the arguments that they are made
+// of, behind the site. Each is looked up on its own: a join could come to read
+// the whole site.
+const keyRows = `unnest($2::bigint[], $3::smallint[], $4::text[], $5::bigint[])
+			AS k (resource_id, usage_type, local_record_id, key_time)`
+
+func (c *keyColumns) args(site int64) []any {
+	return []any{site, c.resources, c.usageTypes, c.localRecordIDs, c.keyTimes}
+}
+
 // find reads the entries of all identities that the verdicts are about.
 func (t *loadTx) find(ctx context.Context, registry *ledger.Registry, verdicts [][]ledger.Verdict) error {
 	t.entries = map[ledger.EntryKey]*entryState{}
@@ -213,11 +223,9 @@ func (t *loadTx) find(ctx context.Context, registry *ledger.Registry, verdicts [
 	rows, err := t.tx.Query(ctx, `
 		SELECT r.record_id, r.resource_id, r.revision, r.batch_id, r.ordinal, r.project_id, r.user_id, r.key_time, r.usage_time,
 			r.charge, r.loaded_at, r.usage_type, r.gives_back, r.local_record_id, r.digest
-		FROM unnest($2::bigint[], $3::smallint[], $4::text[], $5::bigint[])
-			AS k (resource_id, usage_type, local_record_id, key_time)
-		JOIN records r ON r.site_id = $1 AND r.resource_id = k.resource_id AND r.usage_type = k.usage_type
-			AND r.local_record_id = k.local_record_id AND r.key_time = k.key_time`,
-		t.site, keys.resources, keys.usageTypes, keys.localRecordIDs, keys.keyTimes)
+		FROM `+keyRows+` CROSS JOIN LATERAL (
+			SELECT * FROM records r WHERE r.site_id = $1 AND r.resource_id = k.resource_id AND r.usage_type = k.usage_type
+				AND r.local_record_id = k.local_record_id AND r.key_time = k.key_time LIMIT 1) r`, keys.args(t.site)...)
 	if err != nil {
 		return err
 	}
@@ -233,8 +241,33 @@ func (t *loadTx) find(ctx context.Context, registry *ledger.Registry, verdicts [
 	if err != nil {
 		return err
 	}
-	return t.tx.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM failed_records WHERE site_id = $1 AND state = 0)`, t.site).
-		Scan(&t.anyOpenFailed)
+	return t.findFailed(ctx, &keys)
+}
+
+// findFailed reads the open failed records of the identities.
+func (t *loadTx) findFailed(ctx context.Context, keys *keyColumns) error {
+	var open bool
+	err := t.tx.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM failed_records WHERE site_id = $1 AND state = 0)`, t.site).Scan(&open)
+	if err != nil || !open {
+		return err
+	}
+	rows, err := t.tx.Query(ctx, `
+		SELECT f.failed_id, k.resource_id, k.usage_type, k.local_record_id, k.key_time
+		FROM `+keyRows+` CROSS JOIN LATERAL (
+			SELECT failed_id FROM failed_records f WHERE f.site_id = $1 AND f.resource_id = k.resource_id
+				AND f.usage_type = k.usage_type AND f.local_record_id = k.local_record_id AND f.key_time = k.key_time
+				AND f.state = 0 LIMIT 1) f`, keys.args(t.site)...)
+	if err != nil {
+		return err
+	}
+	t.failedBefore = map[ledger.EntryKey]int64{}
+	var id int64
+	var k ledger.EntryKey
+	_, err = pgx.ForEachRow(rows, []any{&id, &k.Resource, &k.UsageType, &k.LocalRecordID, &k.KeyTime}, func() error {
+		t.failedBefore[k] = id
+		return nil
+	})
+	return err
 }
 
 // Insert stores e where its identity is new, and reports whether it is.
@@ -283,8 +316,9 @@ func (t *loadTx) Supersede(k *ledger.EntryKey) error {
 	if row := t.openFailed[*k]; row != nil {
 		row.state = ledger.FailedSuperseded
 		delete(t.openFailed, *k)
-	} else if t.anyOpenFailed {
-		t.superseded = append(t.superseded, k)
+	} else if id, open := t.failedBefore[*k]; open {
+		t.superseded = append(t.superseded, id)
+		delete(t.failedBefore, *k)
 	}
 	return nil
 }
@@ -298,7 +332,11 @@ func (t *loadTx) write(ctx context.Context, l *ledger.Loading, damaged []int64, 
 	// Names first: they were given their numbers when they were met.
 	b := &t.names
 	t.queueRevised(b)
-	t.queueSuperseded(b)
+	if len(t.superseded) > 0 {
+		b.Queue(`
+			UPDATE failed_records SET state = $3, closed_at = $4
+			WHERE site_id = $1 AND failed_id = ANY ($2) AND state = 0`, t.site, t.superseded, ledger.FailedSuperseded, t.loadedAt)
+	}
 	t.queueTotals(b, l)
 	if len(damaged) > 0 {
 		b.Queue(`UPDATE batches SET damaged = true WHERE site_id = $1 AND batch_id = ANY ($2)`, t.site, damaged)
@@ -361,49 +399,33 @@ func (t *loadTx) copyRows(ctx context.Context) error {
 	return nil
 }
 
-// queueRevised queues the correction of entries.
+// queueRevised queues the correction of entries. It goes by the identity's index
+// whatever the planner knows, as an update that joins rows would not.
 func (t *loadTx) queueRevised(b *pgx.Batch) {
 	if len(t.revised) == 0 {
 		return
 	}
 	var keys keyColumns
+	var numbers columns
 	n := len(t.revised)
-	columns := make([][]int64, 8)
 	digests, givesBack := make([][]byte, n), make([]bool, n)
 	for i, s := range t.revised {
 		keys.add(&s.EntryKey)
-		for c, v := range []int64{s.Revision, s.Batch, s.Ordinal, s.Project, s.User, s.UsageTime, s.Charge, s.LoadedAt} {
-			columns[c] = append(columns[c], v)
-		}
+		numbers.add(s.Record, s.Revision, s.Batch, s.Ordinal, s.Project, s.User, s.UsageTime, s.Charge, s.LoadedAt)
 		digests[i], givesBack[i] = s.Digest[:], s.GivesBack
 	}
-	b.Queue(`
-		UPDATE records r SET revision = u.revision, batch_id = u.batch_id, ordinal = u.ordinal, project_id = u.project_id,
-			user_id = u.user_id, usage_time = u.usage_time, charge = u.charge, loaded_at = u.loaded_at, digest = u.digest,
-			gives_back = u.gives_back
-		FROM unnest($2::bigint[], $3::smallint[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[],
-				$10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bytea[], $15::boolean[])
-			AS u (resource_id, usage_type, local_record_id, key_time, revision, batch_id, ordinal, project_id, user_id, usage_time,
-				charge, loaded_at, digest, gives_back)
-		WHERE r.site_id = $1 AND r.resource_id = u.resource_id AND r.usage_type = u.usage_type
-			AND r.local_record_id = u.local_record_id AND r.key_time = u.key_time`,
-		t.site, keys.resources, keys.usageTypes, keys.localRecordIDs, keys.keyTimes, columns[0], columns[1], columns[2], columns[3],
-		columns[4], columns[5], columns[6], columns[7], digests, givesBack)
-}
-
-// queueSuperseded queues the closing of failed records that were open before.
-func (t *loadTx) queueSuperseded(b *pgx.Batch) {
-	if len(t.superseded) == 0 {
-		return
-	}
-	var keys keyColumns
-	for _, k := range t.superseded {
-		keys.add(k)
+	args := keys.args(t.site)
+	for _, column := range numbers {
+		args = append(args, column)
 	}
 	b.Queue(`
-		UPDATE failed_records f SET state = $6, closed_at = $7
-		FROM unnest($2::bigint[], $3::smallint[], $4::text[], $5::bigint[]) AS k (resource_id, usage_type, local_record_id, key_time)
-		WHERE f.site_id = $1 AND f.resource_id = k.resource_id AND f.usage_type = k.usage_type
-			AND f.local_record_id = k.local_record_id AND f.key_time = k.key_time AND f.state = 0 AND f.failed_at < $7`,
-		t.site, keys.resources, keys.usageTypes, keys.localRecordIDs, keys.keyTimes, ledger.FailedSuperseded, t.loadedAt)
+		INSERT INTO records (site_id, resource_id, usage_type, local_record_id, key_time, record_id, revision, batch_id, ordinal,
+			project_id, user_id, usage_time, charge, loaded_at, digest, gives_back)
+		SELECT $1::bigint, u.* FROM unnest($2::bigint[], $3::smallint[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[],
+			$8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bytea[],
+			$16::boolean[]) AS u
+		ON CONFLICT (site_id, resource_id, usage_type, local_record_id, key_time) DO UPDATE SET revision = excluded.revision,
+			batch_id = excluded.batch_id, ordinal = excluded.ordinal, project_id = excluded.project_id, user_id = excluded.user_id,
+			usage_time = excluded.usage_time, charge = excluded.charge, loaded_at = excluded.loaded_at, digest = excluded.digest,
+			gives_back = excluded.gives_back`, append(args, digests, givesBack)...)
 }

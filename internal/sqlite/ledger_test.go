@@ -30,3 +30,7 @@ func TestStore(t *testing.T) {
 		return func() ledger.Store { return openLedger(t, path) }
 	})
 }
+
+func BenchmarkStore(b *testing.B) {
+	storetest.BenchmarkStore(b, func(b *testing.B) ledger.Store { return openLedger(b, filepath.Join(b.TempDir(), "ledger.db")) })
+}

@@ -32,8 +32,9 @@ func (l *Ledger) Load(ctx context.Context, now time.Time, maxRecords int, judge 
 		}
 	}()
 	var loading *ledger.Loading
+	var t *loadTx
 	err = l.db.write(ctx, func(conn *sqlite.Conn) error {
-		t := &loadTx{nameTx: nameTx{conn, site}}
+		t = &loadTx{nameTx: nameTx{conn: conn, site: site}}
 		loading, err = t.begin(l, now, judge)
 		if err != nil {
 			return err
@@ -50,6 +51,11 @@ func (l *Ledger) Load(ctx context.Context, now time.Time, maxRecords int, judge 
 		delete(l.registries, site)
 		return ledger.LoadReport{}, err
 	}
+	if t.added > 0 {
+		l.registries[site].version++ // as writeTotals did
+	}
+	// What was read ahead may have been loaded by another program meanwhile.
+	loading.Report.Busy = loading.Report.Batches == 0
 	return loading.Report, nil
 }
 

@@ -85,8 +85,9 @@ func readRegistry(conn *sqlite.Conn, site ledger.SiteID) (*siteRegistry, error) 
 
 // A nameTx registers names of a site in the transaction of a connection.
 type nameTx struct {
-	conn *sqlite.Conn
-	site ledger.SiteID
+	conn  *sqlite.Conn
+	site  ledger.SiteID
+	added int64 // names
 }
 
 func (t *nameTx) exec(query string, args ...any) error {
@@ -95,6 +96,7 @@ func (t *nameTx) exec(query string, args ...any) error {
 
 func (t *nameTx) add(query, name string) (int64, error) {
 	err := t.exec(query, name)
+	t.added++
 	return t.conn.LastInsertRowID(), err
 }
 
@@ -152,7 +154,7 @@ func importSite(conn *sqlite.Conn, spec *ledger.SiteSpec) ([]ledger.Change, erro
 	if err != nil {
 		return nil, err
 	}
-	tx := &importTx{nameTx{conn, ledger.SiteID(site)}}
+	tx := &importTx{nameTx{conn: conn, site: ledger.SiteID(site)}}
 	changes, err := ledger.ImportSite(tx, &registry.Registry, spec)
 	if err != nil || len(changes) == 0 {
 		return added, err

@@ -46,9 +46,9 @@ func (t *loadTx) writeTotals(l *ledger.Loading) error {
 	}
 	return sqlitex.Execute(t.conn, `
 		UPDATE sites SET loaded = loaded + ?1, failed = failed + ?2, queued = queued - ?1 - ?2,
-			open_failed = ?3, gross_charge = ?4, last_loaded_at = ?5
+			open_failed = ?3, gross_charge = ?4, last_loaded_at = ?5, registry_version = registry_version + min(?7, 1)
 		WHERE site_id = ?6`,
 		&sqlitex.ExecOptions{Args: []any{
-			l.Report.Loaded, l.Report.Failed, t.openFailed, l.GrossCharge, t.loadedAt, site,
+			l.Report.Loaded, l.Report.Failed, t.openFailed, l.GrossCharge, t.loadedAt, site, t.added,
 		}})
 }

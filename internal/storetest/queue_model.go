@@ -33,9 +33,12 @@ type queueModel struct {
 // entry vanishes, an identity is there once, and the cursor moves only with
 // what it covers.
 func testQueueModel(q *queueTest) {
-	checks := 0
+	checks, failed := 0, false
 	rapid.Check(q.t, func(rt *rapid.T) {
-		checks++
+		if checks++; checks > maxChecks && !failed {
+			return
+		}
+		defer func() { failed = failed || rt.Failed() }()
 		m := &queueModel{
 			queueTest: q,
 			resources: []string{fmt.Sprintf("gpu%d", checks), fmt.Sprintf("rm%d", checks)},

@@ -2,6 +2,6 @@
 
 package storetest
 
-// maxChecks keeps the model test short where the race detector makes it slow,
-// and has nothing to find: it works in one goroutine.
+// maxChecks keeps the model tests short where the race detector makes them
+// slow, and has nothing to find: they work in one goroutine.
 const maxChecks = 15

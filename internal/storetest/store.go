@@ -20,9 +20,10 @@ type Verifier interface {
 	Verify(ctx context.Context) error
 }
 
-// TestStore holds a Store to its contract. open gives a new, empty store, and
-// closes it at the end of the test.
-func TestStore(t *testing.T, open func(t *testing.T) ledger.Store) {
+// TestStore holds a Store to its contract. open prepares a new, empty database
+// and returns what opens one more Store on it, a replica of the others, and
+// closes that at the end of the test.
+func TestStore(t *testing.T, open func(t *testing.T) (replica func() ledger.Store)) {
 	for name, test := range map[string]func(m *storeModel){
 		"Accept":               testAccept,
 		"AcceptLimit":          testAcceptLimit,
@@ -34,7 +35,7 @@ func TestStore(t *testing.T, open func(t *testing.T) ledger.Store) {
 		"LoadIdentities":       testLoadIdentities,
 		"LoadAdjustments":      testLoadAdjustments,
 		"LoadTurns":            testLoadTurns,
-		"LoadConcurrent":       testLoadConcurrent,
+		"LoadConcurrent":       func(m *storeModel) { testConcurrent(m, 1) },
 		"Supersede":            testSupersede,
 		"Status":               testStatus,
 		"StatusRecords":        testStatusRecords,
@@ -54,10 +55,30 @@ func TestStore(t *testing.T, open func(t *testing.T) ledger.Store) {
 		"TimesOutOfRange":      testTimesOutOfRange,
 		"EndedContext":         testEndedContext,
 		"LoadedTimeNeverFalls": testLoadedTimeNeverFalls,
+		"Nothing":              testNothing,
+		"QueryEdges":           testQueryEdges,
+		"Texts":                testTexts,
+		"TextsOfFailures":      testTextsOfFailures,
+		"TextsRefused":         testTextsRefused,
+		"TextsInRegistry":      testTextsInRegistry,
+		"RawRecords":           testRawRecords,
+		"LargestRecords":       testLargestRecords,
+		"ReplicasConcurrent":   func(m *storeModel) { testConcurrent(m, 3) },
+		"ReplicasLastAccepted": func(m *storeModel) { testLastAccepted(m, 0) },
+		"ReplicasLastJudged":   func(m *storeModel) { testLastAccepted(m, 3) },
+		"ReplicasTurns":        testReplicasTurns,
+		"ReplicasFind":         testReplicasFind,
+		"ReplicasRegistry":     testReplicasRegistry,
+		"ReplicasOpen":         testReplicasOpen,
+		"ReplicasImport":       testReplicasImport,
+		"ReplicasKeys":         testReplicasKeys,
+		"ReplicasClear":        testReplicasClear,
+		"ReplicasCursor":       testReplicasCursor,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			m := newStoreModel(t, open(t), ledger.Strict)
+			m.replicas(2)
 			test(m)
 			m.check()
 		})

@@ -3,7 +3,8 @@ package storetest
 import (
 	"context"
 	"fmt"
-	"sync"
+	"math"
+	"slices"
 	"time"
 
 	"github.com/amieusage/amieusage"
@@ -26,12 +27,13 @@ func testAccept(m *storeModel) {
 
 	_, err := m.service.Accept(context.Background(), s.who, s.resources, []byte(`{"Records": []}`))
 	m.hasCode(err, amieusage.CodeInvalid)
-	m.equal("answer", &amieusage.SendResponse{Message: amieusage.QueuedMessage(0)}, m.accept(m.service, s, `{"UsageType": "compute", "Records": []}`))
+	m.equal("answer", &amieusage.SendResponse{Message: amieusage.QueuedMessage(0)}, m.accept(s, `{"UsageType": "compute", "Records": []}`))
 }
 
-func (m *storeModel) accept(service *ledger.Service, s *modelSite, message string) *amieusage.SendResponse {
+// accept sends a message of which the model has nothing.
+func (m *storeModel) accept(s *modelSite, message string) *amieusage.SendResponse {
 	m.t.Helper()
-	answer, err := service.Accept(context.Background(), s.who, s.resources, []byte(message))
+	answer, err := m.service.Accept(context.Background(), s.who, s.resources, []byte(message))
 	m.noError(err)
 	return answer
 }
@@ -40,7 +42,8 @@ func (m *storeModel) accept(service *ledger.Service, s *modelSite, message strin
 // until it is loaded, and other sites do not feel it.
 func testAcceptLimit(m *storeModel) {
 	s, other := m.site("PSC"), m.site("SDSC")
-	m.service = m.serviceOf(m.policy, 3)
+	m.maxQueued = 3
+	m.use(m.store)
 	m.send(s, job("1", "1"), job("2", "1"))
 	m.send(s, job("3", "1"), job("4", "1"))
 	_, err := m.service.Accept(context.Background(), s.who, s.resources, messageOf([]amieusage.Record{job("5", "1")}))
@@ -112,9 +115,7 @@ func testLoadUnreadable(m *storeModel) {
 	}, 1000)
 	m.noError(err)
 	m.tick()
-	report, err := m.service.LoadSome(context.Background())
-	m.noError(err)
-	m.equal("report", ledger.LoadReport{Batches: 1, Loaded: 1, Failed: 2}, report)
+	m.equal("report", ledger.LoadReport{Batches: 1, Loaded: 1, Failed: 2}, m.whenFree(m.service.LoadSome))
 	failed := m.failed(s)
 	if len(failed) != 2 {
 		m.t.Fatalf("%d failed records, want 2", len(failed))
@@ -168,7 +169,7 @@ func openIDs(s *modelSite) []string {
 func testLoadOpen(m *storeModel) {
 	s := m.site("PSC")
 	m.policy = ledger.Open
-	m.service = m.serviceOf(ledger.Open, 0)
+	m.use(m.store)
 	unknown := func(r *amieusage.ComputeRecord) { r.Resource, r.LocalProjectID, r.Username = "new", "p.new", "eve" }
 	m.send(s, job("1", "1", unknown), job("2", "2", unknown), job("3", "3"))
 	m.load()
@@ -290,83 +291,26 @@ func testLoadTurns(m *storeModel) {
 		m.send(one, job(fmt.Sprint("a", i), "1"), job("same", fmt.Sprint(i)), job(fmt.Sprint("b", i), "1"))
 	}
 	m.send(two, job("1", "1"))
-	var want []ledger.LoadReport
-	for i, s := range []*modelSite{one, two, one} {
-		m.tick()
-		report, err := m.store.Load(context.Background(), m.now, 4, readAll{})
-		m.noError(err)
-		batches := min(len(s.queue), 2)
-		want = append(want, ledger.LoadReport{})
-		for range batches {
-			want[i].Batches++
-			m.loadBatch(s, s.queue[0], &want[i])
-			s.queue = s.queue[1:]
-		}
-		m.equal("load report", want[i], report)
+	load := func(ctx context.Context) (ledger.LoadReport, error) { return m.store.Load(ctx, m.now, 4, readAll{}) }
+	var batches []int
+	for i := range 4 {
+		batches = append(batches, m.follow(load).Batches)
 		m.compare()
-	}
-	m.tick()
-	report, err := m.store.Load(context.Background(), m.now, 4, readAll{})
-	m.noError(err)
-	m.equal("load report", ledger.LoadReport{}, report)
-}
-
-// testLoadConcurrent sends the same records from several sides at once, while
-// others load: each counts once, and none vanishes at any moment.
-func testLoadConcurrent(m *storeModel) {
-	const senders, messages, perMessage = 3, 6, 20
-	s := m.site("PSC")
-	ctx := context.Background()
-	var sending, looking sync.WaitGroup
-	done := make(chan bool)
-	for sender := range senders {
-		sending.Go(func() {
-			for n := range messages {
-				var records []amieusage.Record
-				for i := range perMessage {
-					records = append(records, job(fmt.Sprint(n*perMessage+i), "1.25", named(fmt.Sprint("by ", sender))))
-				}
-				if _, err := m.service.Accept(ctx, s.who, s.resources, messageOf(records)); err != nil {
-					m.t.Errorf("accept: %v", err)
-				}
-			}
-		})
-	}
-	for range 2 {
-		looking.Go(func() {
-			for {
-				if _, err := m.service.LoadSome(ctx); err != nil {
-					m.t.Errorf("load: %v", err)
-				}
-				if c, err := m.service.Counts(ctx, s.who); err != nil || c.Accepted != c.Loaded+c.Failed+c.Queued {
-					m.t.Errorf("counts %+v, %v", c, err)
-				}
-				select {
-				case <-done:
-					return
-				default:
-				}
-			}
-		})
-	}
-	sending.Wait()
-	close(done)
-	looking.Wait()
-	for {
-		if report, err := m.service.LoadSome(ctx); err != nil {
-			m.t.Fatal(err)
-		} else if report.Batches == 0 {
-			break
+		if i == 1 {
+			m.equal("queued by the site with less, after two turns", int64(0), two.counts.Queued)
 		}
 	}
-	counts, err := m.service.Counts(ctx, s.who)
-	m.noError(err)
-	m.equal("counts", ledger.Counts{Accepted: senders * messages * perMessage, Loaded: senders * messages * perMessage}, counts)
-	status, err := m.service.Status(ctx, s.who, amieusage.StatusQuery{})
-	m.noError(err)
-	m.equal("status", amieusage.Status{{Resource: bulk, LoadedRecordCount: messages * perMessage, TotalCharge: chargeOf("150")}}, status)
-	m.verify()
-	m.sites = nil // the model has nothing of it
+	slices.Sort(batches)
+	m.equal("batches of each transaction, by number", []int{0, 1, 2, 2}, batches)
+	m.send(one, job("c", "1"), job("d", "1"))
+	m.send(one, job("e", "1"))
+	smallest := func(ctx context.Context) (ledger.LoadReport, error) { return m.store.Load(ctx, m.now, 1, readAll{}) }
+	m.equal("batches", 1, m.follow(smallest).Batches)
+	m.send(one, job("f", "1"))
+	all := func(ctx context.Context) (ledger.LoadReport, error) {
+		return m.store.Load(ctx, m.now, math.MaxInt, readAll{})
+	}
+	m.equal("batches", 2, m.follow(all).Batches)
 }
 
 // testSupersede follows a failed record through resends and a repair.
@@ -412,10 +356,10 @@ func testLoadedTimeNeverFalls(m *storeModel) {
 	page, err := m.service.Loaded(context.Background(), s.who, amieusage.LoadedQuery{Limit: 10})
 	m.noError(err)
 	m.equal("next", "", page.Next)
-	m.accept(m.service, s, string(messageOf([]amieusage.Record{job("2", "1")})))
+	m.accept(s, string(messageOf([]amieusage.Record{job("2", "1")})))
 	m.now = m.now.AddDate(0, 0, -1)
-	_, err = m.service.LoadSome(context.Background())
-	m.noError(err)
+	m.move()
+	m.whenFree(m.service.LoadSome)
 	all := m.loaded(s, amieusage.LoadedQuery{Limit: 1})
 	if len(start) != 1 || len(all) != 2 || all[0].LocalRecordID != "1" || !all[1].LoadedTime.After(all[0].LoadedTime) {
 		m.t.Errorf("loaded %v, then %v", start, all)

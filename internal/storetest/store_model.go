@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"time"
 
@@ -16,14 +17,39 @@ import (
 // storeModel is a ledger of plain Go beside the one under test: what is done to
 // the one is done to the other, and check compares all that can be seen.
 type storeModel struct {
-	t       testReporter
-	store   ledger.Store
-	service *ledger.Service
-	policy  ledger.Policy
-	now     time.Time
-	sites   []*modelSite
+	t         testReporter
+	open      func() ledger.Store
+	stores    []ledger.Store // replicas on one database
+	store     ledger.Store   // the one in use
+	service   *ledger.Service
+	policy    ledger.Policy
+	maxQueued int64
+	now       time.Time
+	sites     []*modelSite
 	// pick draws one of n.
 	pick func(n int) int
+}
+
+// A loadFunc runs one transaction of loading.
+type loadFunc func(ctx context.Context) (ledger.LoadReport, error)
+
+// patience is how long the tests wait for what takes an instant.
+const patience = time.Minute
+
+// whenFree loads as soon as no other replica is in the way.
+func (m *storeModel) whenFree(load loadFunc) ledger.LoadReport {
+	m.t.Helper()
+	for end := time.Now().Add(patience); ; runtime.Gosched() {
+		report, err := load(context.Background())
+		m.noError(err)
+		if !report.Busy {
+			return report
+		}
+		m.equal("report of what is busy", ledger.LoadReport{Busy: true}, report)
+		if time.Now().After(end) {
+			m.t.Fatal("another replica is loading, and never ends")
+		}
+	}
 }
 
 type modelSite struct {
@@ -65,17 +91,33 @@ type modelFailed struct {
 	open    bool
 }
 
-func newStoreModel(t testReporter, store ledger.Store, policy ledger.Policy) *storeModel {
+// newStoreModel returns the model of the database on which open opens Stores;
+// the first of them is in use.
+func newStoreModel(t testReporter, open func() ledger.Store, policy ledger.Policy) *storeModel {
 	random := rand.New(rand.NewPCG(1, 2))
-	m := &storeModel{t: t, store: store, policy: policy, now: storeEpoch, pick: random.IntN}
-	m.service = m.serviceOf(policy, 0)
+	m := &storeModel{t: t, open: open, policy: policy, now: storeEpoch, pick: random.IntN}
+	m.use(m.replicas(1)[0])
 	return m
 }
 
-// serviceOf returns a service on the same store and clock.
-func (m *storeModel) serviceOf(policy ledger.Policy, maxQueued int64) *ledger.Service {
+// replicas returns n Stores on the database, and opens those that are not.
+func (m *storeModel) replicas(n int) []ledger.Store {
+	for len(m.stores) < n {
+		m.stores = append(m.stores, m.open())
+	}
+	return m.stores[:n]
+}
+
+// use goes on with another replica.
+func (m *storeModel) use(store ledger.Store) { m.store, m.service = store, m.serviceOf(store) }
+
+// move goes on with any of the replicas.
+func (m *storeModel) move() { m.use(m.stores[m.pick(len(m.stores))]) }
+
+// serviceOf returns a service on a replica, with the model's policy and clock.
+func (m *storeModel) serviceOf(store ledger.Store) *ledger.Service {
 	return ledger.New(ledger.Config{
-		Store: m.store, Policy: policy, Logger: discard(), MaxQueued: maxQueued,
+		Store: store, Policy: m.policy, Logger: discard(), MaxQueued: m.maxQueued,
 		Clock: func() time.Time { return m.now },
 	})
 }
@@ -174,13 +216,27 @@ func (m *storeModel) load() {
 	}
 }
 
-// loadSome runs one transaction of loading, finds out which site it was for,
-// and does the same.
+// loadSome runs one transaction of loading on any of the replicas.
 func (m *storeModel) loadSome() ledger.LoadReport {
 	m.t.Helper()
+	m.move()
+	return m.follow(m.service.LoadSome)
+}
+
+// loadOn loads all that is queued on one replica, and goes on with it.
+func (m *storeModel) loadOn(store ledger.Store) {
+	m.t.Helper()
+	m.use(store)
+	for m.follow(m.service.LoadSome).Batches > 0 {
+	}
+}
+
+// follow runs one transaction of loading, finds out which site it was for, and
+// does the same.
+func (m *storeModel) follow(load loadFunc) ledger.LoadReport {
+	m.t.Helper()
 	m.tick()
-	report, err := m.service.LoadSome(context.Background())
-	m.noError(err)
+	report := m.whenFree(load)
 	var want ledger.LoadReport
 	for _, s := range m.sites {
 		counts, err := m.service.Counts(context.Background(), s.who)

@@ -127,38 +127,36 @@ func testImportRefused(m *storeModel) {
 		"added project p.new of site PSC")
 }
 
-// testImportWhileLoading changes the registry while records are sent and
-// loaded.
+// testImportWhileLoading changes the registry on one replica while records are
+// sent and loaded on all.
 func testImportWhileLoading(m *storeModel) {
 	s := m.site("PSC")
 	ctx := context.Background()
-	var group sync.WaitGroup
-	group.Go(func() {
-		for i := range 10 {
-			spec := standard("PSC")
-			spec.Sites[0].Projects[0].Users = append(spec.Sites[0].Projects[0].Users, fmt.Sprint("user", i))
-			if _, err := m.store.Import(ctx, spec); err != nil {
-				m.t.Errorf("import: %v", err)
+	stores := m.replicas(2)
+	m.loadWhile(stores, s, 2, onlyKnown{}, func() {
+		var group sync.WaitGroup
+		group.Go(func() {
+			for i := range 10 {
+				spec := standard("PSC")
+				spec.Sites[0].Projects[0].Users = append(spec.Sites[0].Projects[0].Users, fmt.Sprint("user", i))
+				if _, err := stores[0].Import(ctx, spec); err != nil {
+					m.t.Errorf("import: %v", err)
+				}
 			}
-		}
+		})
+		group.Go(func() {
+			for i := range 30 {
+				record := job(fmt.Sprint(i), "1", func(r *amieusage.ComputeRecord) { r.Username = fmt.Sprint("user", i%10) })
+				if err := stores[1].Accept(ctx, m.batch(s, record), math.MaxInt64); err != nil {
+					m.t.Errorf("accept: %v", err)
+				}
+			}
+		})
+		group.Wait()
 	})
-	group.Go(func() {
-		for i := range 30 {
-			record := job(fmt.Sprint(i), "1", func(r *amieusage.ComputeRecord) { r.Username = fmt.Sprint("user", i%10) })
-			if _, err := m.service.Accept(ctx, s.who, s.resources, messageOf([]amieusage.Record{record})); err != nil {
-				m.t.Errorf("accept: %v", err)
-			}
-			if _, err := m.service.LoadSome(ctx); err != nil {
-				m.t.Errorf("load: %v", err)
-			}
-		}
-	})
-	group.Wait()
 	counts, err := m.service.Counts(ctx, s.who)
 	m.noError(err)
-	if counts.Accepted != 30 || counts.Loaded+counts.Failed != 30 {
-		m.t.Errorf("counts %+v", counts)
-	}
+	m.equal("accepted", int64(30), counts.Accepted)
 	m.verify()
 	m.sites = nil // the model has nothing of it
 }

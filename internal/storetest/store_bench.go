@@ -1,11 +1,10 @@
-package sqlite
+package storetest
 
 import (
 	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -15,22 +14,27 @@ import (
 
 const messageRecords = 1_000
 
-// benchmarkLedger is a service on a real file, with one caller.
+// BenchmarkStore measures what a service costs on a Store: accepting, loading
+// and asking. open gives a new, empty store, and closes it at the end of the
+// benchmark.
+func BenchmarkStore(b *testing.B, open func(b *testing.B) ledger.Store) {
+	b.Run("Accept", func(b *testing.B) { benchmarkAccept(b, open) })
+	b.Run("Load", func(b *testing.B) { benchmarkLoad(b, open) })
+	b.Run("Queries", func(b *testing.B) { benchmarkQueries(b, open) })
+}
+
+// benchmarkLedger is a service on a real store, with one caller.
 type benchmarkLedger struct {
 	*ledger.Service
-	store     *Ledger
+	store     ledger.Store
 	caller    ledger.Caller
 	resources map[string]bool
 	sent      int
 }
 
-func newBenchmarkLedger(b *testing.B) *benchmarkLedger {
+func newBenchmarkLedger(b *testing.B, open func(b *testing.B) ledger.Store) *benchmarkLedger {
 	ctx := b.Context()
-	store, err := OpenLedger(ctx, filepath.Join(b.TempDir(), "ledger.db"))
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { store.Close() })
+	store := open(b)
 	if _, err := store.Import(ctx, benchmarkRegistry()); err != nil {
 		b.Fatal(err)
 	}
@@ -59,8 +63,8 @@ func benchmarkRegistry() *ledger.RegistrySpec {
 	return &ledger.RegistrySpec{Sites: []ledger.SiteSpec{site}}
 }
 
-// message returns the n-th message of 1,000 jobs, one every 30 seconds.
-func message(n int) []byte {
+// benchmarkMessage returns the n-th message of 1,000 jobs, one every 30 seconds.
+func benchmarkMessage(n int) []byte {
 	dst := amieusage.AppendMessageStart(nil, amieusage.Compute)
 	start := time.Date(2026, 2, 1, 0, 0, 0, 0, time.UTC)
 	for i := range messageRecords {
@@ -89,7 +93,7 @@ func (l *benchmarkLedger) accept(b *testing.B, message []byte) {
 // fill accepts and loads n records.
 func (l *benchmarkLedger) fill(b *testing.B, n int) {
 	for range n / messageRecords {
-		l.accept(b, message(l.sent))
+		l.accept(b, benchmarkMessage(l.sent))
 		l.sent++
 	}
 	l.loadAll(b)
@@ -107,15 +111,15 @@ func (l *benchmarkLedger) loadAll(b *testing.B) {
 	}
 }
 
-// BenchmarkAccept accepts messages of 1,000 records, one after another and by
+// benchmarkAccept accepts messages of 1,000 records, one after another and by
 // four senders; one operation is one record.
-func BenchmarkAccept(b *testing.B) {
+func benchmarkAccept(b *testing.B, open func(b *testing.B) ledger.Store) {
 	for _, senders := range []int{1, 4} {
 		b.Run(fmt.Sprintf("senders=%d", senders), func(b *testing.B) {
-			l := newBenchmarkLedger(b)
+			l := newBenchmarkLedger(b, open)
 			messages := make([][]byte, (b.N+messageRecords-1)/messageRecords)
 			for i := range messages {
-				messages[i] = message(i)
+				messages[i] = benchmarkMessage(i)
 			}
 			next := make(chan []byte, len(messages))
 			for _, m := range messages {
@@ -144,19 +148,19 @@ func perSecond(b *testing.B) {
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "records/s")
 }
 
-// BenchmarkLoad loads records that are new, are there already, or are
+// benchmarkLoad loads records that are new, are there already, or are
 // corrected; one operation is one record.
-func BenchmarkLoad(b *testing.B) {
+func benchmarkLoad(b *testing.B, open func(b *testing.B) ledger.Store) {
 	for _, kind := range []string{"new", "again", "corrected"} {
 		b.Run(kind, func(b *testing.B) {
-			l := newBenchmarkLedger(b)
+			l := newBenchmarkLedger(b, open)
 			messages := (b.N + messageRecords - 1) / messageRecords
 			if kind != "new" {
 				l.fill(b, messages*messageRecords)
 				l.sent = 0
 			}
 			for range messages {
-				m := message(l.sent)
+				m := benchmarkMessage(l.sent)
 				if kind == "corrected" {
 					m = bytes.ReplaceAll(m, []byte(`"NodeCount":4`), []byte(`"NodeCount":5`))
 				}
@@ -170,9 +174,9 @@ func BenchmarkLoad(b *testing.B) {
 	}
 }
 
-// BenchmarkQueries asks a ledger of a million records what operators ask.
-func BenchmarkQueries(b *testing.B) {
-	l := newBenchmarkLedger(b)
+// benchmarkQueries asks a ledger of a million records what operators ask.
+func benchmarkQueries(b *testing.B, open func(b *testing.B) ledger.Store) {
+	l := newBenchmarkLedger(b, open)
 	l.fill(b, 1_000_000)
 	day := func(n int) time.Time { return time.Date(2026, 2, 1, 0, 0, 0, 0, time.UTC).AddDate(0, 0, n) }
 	summary := func(from, to time.Time, keys ...amieusage.GroupKey) func(ctx context.Context) error {
@@ -209,7 +213,12 @@ func BenchmarkQueries(b *testing.B) {
 		{"summary/project/30days", summary(day(100), day(130), amieusage.ByProject)},
 		{"summary/user/partdays", summary(day(100).Add(time.Hour), day(130).Add(5*time.Hour), amieusage.ByUser)},
 		{"summary/month/user", summary(time.Time{}, time.Time{}, amieusage.ByMonth, amieusage.ByUser)},
-		{"verify", l.store.Verify},
+		{"verify", func(ctx context.Context) error {
+			if v, ok := l.store.(Verifier); ok {
+				return v.Verify(ctx)
+			}
+			return nil
+		}},
 	} {
 		b.Run(q.name, func(b *testing.B) {
 			for b.Loop() {
