@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"strconv"
 	"time"
@@ -13,7 +11,6 @@ import (
 
 	"github.com/amieusage/amieusage"
 	"github.com/amieusage/amieusage/internal/ledger"
-	"github.com/amieusage/amieusage/internal/sqlite"
 )
 
 func (p *program) adminCommand() *cobra.Command {
@@ -22,43 +19,21 @@ func (p *program) adminCommand() *cobra.Command {
 		GroupID: "service",
 		Short:   "Manage the service's registry and its API keys",
 		Long: `Manage the registry (sites, resources, projects, users, allocations) and the
-API keys in a ledger's file. The service may be running; it sees each change
-at once.`,
+API keys in a ledger. The service may be running; all of its replicas see each
+change at once.`,
 		Example: `  amieusage admin import registry.yaml --db ledger.db
   amieusage admin key create --site PSC --db ledger.db`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(p.adminImportCommand(), p.adminSiteCommand(), p.adminKeyCommand(), p.adminCheckCommand())
-	return cmd
-}
-
-// withLedger adds the flag --db to a command that works on a ledger's file.
-// With creates the file is made where it is missing.
-func (p *program) withLedger(cmd *cobra.Command, creates bool, work func(ctx context.Context, store *sqlite.Ledger, args []string) error) *cobra.Command {
-	db := cmd.Flags().String("db", "", "the ledger's file (required)")
-	markRequired(cmd, "db")
-	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
-		if _, err := os.Stat(*db); !creates && errors.Is(err, fs.ErrNotExist) {
-			return usageError("there is no ledger %s (amieusage admin import and amieusage serve create one)", *db)
-		}
-		store, err := sqlite.OpenLedger(cmd.Context(), *db)
-		if err != nil {
-			return &statusError{exitUsage, err}
-		}
-		defer func() {
-			if closeErr := store.Close(); err == nil {
-				err = closeErr
-			}
-		}()
-		return work(cmd.Context(), store, args)
-	}
+	cmd.AddCommand(p.adminImportCommand(), p.adminSiteCommand(), p.adminKeyCommand(), p.adminCheckCommand(), p.adminCopyCommand(), p.adminArchiveCommand(),
+		p.adminDistributeCommand())
 	return cmd
 }
 
 func (p *program) adminImportCommand() *cobra.Command {
 	return p.withLedger(&cobra.Command{
-		Use:   "import REGISTRY.yaml --db FILE",
+		Use:   "import REGISTRY.yaml --db DB",
 		Short: "Bring the registry in line with a file",
 		Long: `Bring the registry in line with a YAML file, and show what changed. The file
 states the whole of every project that it names: users and allocations that it
@@ -78,7 +53,7 @@ not name stay as they are. Importing the same file again changes nothing.
 Dates are in UTC, and both days are part of the allocation.`,
 		Example: `  amieusage admin import registry.yaml --db ledger.db`,
 		Args:    cobra.ExactArgs(1),
-	}, true, func(ctx context.Context, store *sqlite.Ledger, args []string) error {
+	}, true, func(ctx context.Context, store ledgerStore, args []string) error {
 		data, err := os.ReadFile(args[0])
 		if err != nil {
 			return &statusError{exitUsage, err}
@@ -110,11 +85,11 @@ func (p *program) adminSiteCommand() *cobra.Command {
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(p.withLedger(&cobra.Command{
-		Use:     "add NAME --db FILE",
+		Use:     "add NAME --db DB",
 		Short:   "Add a site",
 		Example: `  amieusage admin site add PSC --db ledger.db`,
 		Args:    cobra.ExactArgs(1),
-	}, true, func(ctx context.Context, store *sqlite.Ledger, args []string) error {
+	}, true, func(ctx context.Context, store ledgerStore, args []string) error {
 		if err := checkSiteName(args[0]); err != nil {
 			return &statusError{exitUsage, err}
 		}
@@ -147,13 +122,13 @@ then revoke the old one.`,
 	}
 	var site, label string
 	create := p.withLedger(&cobra.Command{
-		Use:   "create --site NAME --db FILE",
+		Use:   "create --site NAME --db DB",
 		Short: "Create an API key and print it, this once",
 		Long: `Create an API key and print it, and nothing else, on standard output. Only its
 hash is kept: it can never be shown again.`,
 		Example: `  umask 077 && amieusage admin key create --site PSC --db ledger.db > psc.key`,
 		Args:    cobra.NoArgs,
-	}, false, func(ctx context.Context, store *sqlite.Ledger, _ []string) error {
+	}, false, func(ctx context.Context, store ledgerStore, _ []string) error {
 		secret, key, err := ledger.CreateKey(ctx, store, site, label, p.clock())
 		if err != nil {
 			return &statusError{exitUsage, err}
@@ -171,12 +146,12 @@ hash is kept: it can never be shown again.`,
 	var listSite string
 	var output outputFlag
 	list := p.withLedger(&cobra.Command{
-		Use:   "list --db FILE",
+		Use:   "list --db DB",
 		Short: "List API keys, but not the keys themselves",
 		Example: `  amieusage admin key list --db ledger.db
   amieusage admin key list --site PSC --db ledger.db -o json`,
 		Args: cobra.NoArgs,
-	}, false, func(ctx context.Context, store *sqlite.Ledger, _ []string) error {
+	}, false, func(ctx context.Context, store ledgerStore, _ []string) error {
 		keys, err := store.Keys(ctx, listSite)
 		if err != nil {
 			return &statusError{exitUsage, err}
@@ -197,11 +172,11 @@ hash is kept: it can never be shown again.`,
 
 	var revokeSite string
 	revoke := p.withLedger(&cobra.Command{
-		Use:     "revoke KEY --site NAME --db FILE",
+		Use:     "revoke KEY --site NAME --db DB",
 		Short:   "Revoke an API key, by its number in the list",
 		Example: `  amieusage admin key revoke 1 --site PSC --db ledger.db`,
 		Args:    cobra.ExactArgs(1),
-	}, false, func(ctx context.Context, store *sqlite.Ledger, args []string) error {
+	}, false, func(ctx context.Context, store ledgerStore, args []string) error {
 		id, err := strconv.ParseInt(args[0], 10, 64)
 		if err != nil {
 			return usageError("%q is no key's number (see: amieusage admin key list)", args[0])
@@ -230,14 +205,14 @@ type keyView struct {
 
 func (p *program) adminCheckCommand() *cobra.Command {
 	return p.withLedger(&cobra.Command{
-		Use:   "check --db FILE",
+		Use:   "check --db DB",
 		Short: "Check that the ledger is whole and adds up",
-		Long: `Check that the ledger's file is whole, and that the daily roll-ups, the
-balances and the counts are what the records add up to. It reads everything,
-which takes a while for millions of records; the service may be running.`,
+		Long: `Check that the ledger is whole, and that the daily roll-ups, the balances and
+the counts are what the records add up to. It reads everything, which takes a
+while for millions of records; the service may be running.`,
 		Example: `  amieusage admin check --db ledger.db`,
 		Args:    cobra.NoArgs,
-	}, false, func(ctx context.Context, store *sqlite.Ledger, _ []string) error {
+	}, false, func(ctx context.Context, store ledgerStore, _ []string) error {
 		if err := store.Verify(ctx); err != nil {
 			return err
 		}

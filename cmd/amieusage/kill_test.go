@@ -47,14 +47,16 @@ func buildProgram(t *testing.T) string {
 type killedService struct {
 	program string
 	db, key string
-	url     string // of the process that runs; it changes with each start
+	policy  string
+	log     io.Writer // of all processes, from when they are ready
+	url     string    // of the process that runs; it changes with each start
 	cmd     *exec.Cmd
 }
 
 // newKilledService starts the service on a new ledger with the site PSC.
 func newKilledService(t *testing.T) *killedService {
 	t.Helper()
-	s := &killedService{program: buildProgram(t), db: filepath.Join(t.TempDir(), "ledger.db")}
+	s := &killedService{program: buildProgram(t), db: filepath.Join(t.TempDir(), "ledger.db"), policy: "open", log: io.Discard}
 	s.admin(t, "site", "add", "PSC")
 	s.key = strings.TrimSpace(s.admin(t, "key", "create", "--site", "PSC"))
 	t.Cleanup(func() {
@@ -80,7 +82,7 @@ func (s *killedService) admin(t *testing.T, args ...string) string {
 
 func (s *killedService) start(t *testing.T) {
 	t.Helper()
-	s.cmd = exec.Command(s.program, "serve", "--db", s.db, "--policy", "open", "--listen", "127.0.0.1:0")
+	s.cmd = exec.Command(s.program, "serve", "--db", s.db, "--policy", s.policy, "--listen", "127.0.0.1:0")
 	stderr, err := s.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -93,7 +95,7 @@ func (s *killedService) start(t *testing.T) {
 	for lines.Scan() {
 		if m := address.FindStringSubmatch(lines.Text()); m != nil {
 			s.url = m[1]
-			go func() { _, _ = io.Copy(io.Discard, stderr) }()
+			go func() { _, _ = io.Copy(s.log, stderr) }()
 			return
 		}
 		t.Log(lines.Text())

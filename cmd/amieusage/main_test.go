@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"flag"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +16,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/spf13/cobra"
+
+	"github.com/amieusage/amieusage/internal/pgtest"
 )
 
 var update = flag.Bool("update", false, "write the expected outputs of the scripts anew")
@@ -23,26 +26,49 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"amieusage": func() { os.Exit(run()) }})
 }
 
-// TestScripts runs the program as a process, as its users do.
+// TestScripts runs the program as a process, as its users do. Scripts in the
+// folder ledger run on each engine: their ledger is $DB.
 func TestScripts(t *testing.T) {
+	inFile := func(testing.TB) string { return "ledger.db" }
+	runScripts(t, "script", inFile)
+	t.Run("sqlite", func(t *testing.T) { runScripts(t, "script/ledger", inFile) })
+	t.Run("postgres", func(t *testing.T) {
+		runScripts(t, "script/ledger", pgtest.Database)
+		runScripts(t, "script/postgres", func(t testing.TB) string {
+			// A server of its own, which lets everyone in, with any password.
+			return strings.Replace(pgtest.Start(t).Database(t), "postgres@", "postgres:s3cret@", 1)
+		})
+	})
+}
+
+// runScripts runs the scripts in a folder, each with a ledger of its own.
+func runScripts(t *testing.T, folder string, newDB func(t testing.TB) string) {
 	fixtures, err := filepath.Abs("../../testdata")
 	if err != nil {
 		t.Fatal(err)
 	}
 	testscript.Run(t, testscript.Params{
-		Dir:           "testdata/script",
+		Dir:           filepath.Join("testdata", folder),
 		UpdateScripts: *update,
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("FIXTURES", fixtures)
-			s := &server{}
-			env.Values[serverKey{}] = s
+			env.Setenv("DB", newDB(env.T().(testing.TB)))
+			s := &servers{}
+			env.Values[serversKey{}] = s
 			env.Defer(func() {
-				if s.cmd != nil {
-					_ = s.cmd.Process.Kill()
-					_ = s.cmd.Wait()
+				for _, cmd := range *s {
+					_ = cmd.Process.Kill()
+					_ = cmd.Wait()
 				}
 			})
 			return nil
+		},
+		Condition: func(name string) (bool, error) {
+			switch name {
+			case "sqlite", "postgres":
+				return name == filepath.Base(t.Name()), nil
+			}
+			return false, fmt.Errorf("unknown condition %q", name)
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"exits":        exits,
@@ -74,8 +100,8 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// serve starts the service on a free port, waits until it is ready, and sets
-// URL: serve --db ledger.db …
+// serve starts a service on a free port, waits until it is ready, and sets
+// URL; what it logged until then is in serve.log: serve --db ledger.db …
 func serve(ts *testscript.TestScript, neg bool, args []string) {
 	path := ""
 	for dir := range strings.SplitSeq(ts.Getenv("PATH"), string(os.PathListSeparator)) {
@@ -87,33 +113,38 @@ func serve(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	cmd := exec.Command(path, append([]string{"serve", "--listen", "127.0.0.1:0"}, args...)...)
 	cmd.Dir = ts.MkAbs(".")
-	log, err := cmd.StderrPipe()
+	cmd.Env = append(os.Environ(), dbVariable+"="+ts.Getenv(dbVariable))
+	stderr, err := cmd.StderrPipe()
 	ts.Check(err)
 	ts.Check(cmd.Start())
-	lines := bufio.NewScanner(log)
+	lines := bufio.NewScanner(stderr)
 	url := regexp.MustCompile(`url=(\S+)`)
+	var log strings.Builder
 	for lines.Scan() {
+		log.WriteString(lines.Text() + "\n")
 		if m := url.FindStringSubmatch(lines.Text()); m != nil {
 			ts.Setenv("URL", m[1])
+			ts.Check(os.WriteFile(ts.MkAbs("serve.log"), []byte(log.String()), 0o600))
 			go func() {
 				for lines.Scan() {
 				}
 			}()
-			ts.Value(serverKey{}).(*server).cmd = cmd
+			s := ts.Value(serversKey{}).(*servers)
+			*s = append(*s, cmd)
 			return
 		}
-		ts.Logf("%s", lines.Text())
 	}
-	ts.Fatalf("the service did not start: %v", cmd.Wait())
+	ts.Fatalf("the service did not start: %v\n%s", cmd.Wait(), &log)
 }
 
-// sigterm ends the service with SIGTERM; it must exit with status 0.
+// sigterm ends the service that started last with SIGTERM; it must exit with
+// status 0.
 func sigterm(ts *testscript.TestScript, neg bool, args []string) {
-	s := ts.Value(serverKey{}).(*server)
-	ts.Check(s.cmd.Process.Signal(syscall.SIGTERM))
-	err := s.cmd.Wait()
-	s.cmd = nil
-	if err != nil {
+	s := ts.Value(serversKey{}).(*servers)
+	cmd := (*s)[len(*s)-1]
+	*s = (*s)[:len(*s)-1]
+	ts.Check(cmd.Process.Signal(syscall.SIGTERM))
+	if err := cmd.Wait(); err != nil {
 		ts.Fatalf("the service did not exit with status 0: %v", err)
 	}
 }
@@ -127,9 +158,10 @@ func newKey(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs(args[2]), []byte(ts.ReadFile("stdout")), 0o600))
 }
 
-type serverKey struct{}
+type serversKey struct{}
 
-type server struct{ cmd *exec.Cmd }
+// servers are the services that a script has started.
+type servers []*exec.Cmd
 
 // TestHelp holds every command to a help text with an example.
 func TestHelp(t *testing.T) {

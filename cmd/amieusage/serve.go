@@ -14,11 +14,12 @@ import (
 
 	"github.com/amieusage/amieusage/internal/httpapi"
 	"github.com/amieusage/amieusage/internal/ledger"
-	"github.com/amieusage/amieusage/internal/sqlite"
+	"github.com/amieusage/amieusage/internal/postgres"
 )
 
 type serveOptions struct {
-	db           string
+	db           dbFlag
+	postgres     postgres.Options
 	listen       string
 	policy       string
 	tls          httpapi.TLSFiles
@@ -31,11 +32,21 @@ type serveOptions struct {
 func (p *program) serveCommand() *cobra.Command {
 	var o serveOptions
 	cmd := &cobra.Command{
-		Use:     "serve --db FILE",
+		Use:     "serve --db DB",
 		GroupID: "service",
-		Short:   "Serve the Usage API from a ledger in one file",
+		Short:   "Serve the Usage API from a ledger in one file, or in PostgreSQL",
 		Long: `Serve the Usage API under /api/v1, from a ledger in one SQLite file, which is
-created where it is missing. GET /healthz tells when it is ready.
+created where it is missing, or in a database of PostgreSQL 13 or later. GET
+/healthz tells when it is ready.
+
+On PostgreSQL any number of replicas of this program accept and load side by
+side: start as many as you like with the same --db, and let any balancer spread
+the requests. Several hosts in the URL are tried until the primary is found:
+postgres://amieusage@db1,db2/ledger. Give the password as PGPASSWORD, in a
+passfile, or the whole URL as AMIEUSAGE_DB. A replica uses up to 16 connections
+(--db-connections), and one more to hear of what others accept. A pooler may
+stand between, lending connections by transaction; --db-listen then names the
+server itself.
 
 The policy decides what is loaded: strict loads only what the registry knows
 (see: amieusage admin import); open registers the resources, projects and
@@ -45,12 +56,15 @@ On SIGTERM or SIGINT requests in flight are answered, what is queued is loaded
 as far as 10 seconds allow, and the rest stays queued for the next start.`,
 		Example: `  amieusage serve --db ledger.db
   amieusage serve --db try.db --policy open
-  amieusage serve --db ledger.db --listen :8642 --tls-cert server.pem --tls-key server.key`,
+  amieusage serve --db ledger.db --listen :8642 --tls-cert server.pem --tls-key server.key
+  amieusage serve --db postgres://amieusage@db1,db2/ledger`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return p.serve(cmd.Context(), &o) },
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.db, "db", "", "the ledger's file (required)")
+	o.db.add(cmd)
+	f.StringVar(&o.postgres.ListenURL, "db-listen", "", "URL of the PostgreSQL server itself, where --db is a pooler's")
+	f.Int32Var(&o.postgres.MaxConns, "db-connections", 0, "connections to PostgreSQL, besides one that listens (default pool_max_conns of the URL, or 16)")
 	f.StringVar(&o.listen, "listen", "127.0.0.1:8642", "host and port to listen on")
 	f.StringVar(&o.policy, "policy", string(ledger.Strict), "what is loaded: strict or open")
 	f.StringVar(&o.tls.Cert, "tls-cert", "", "PEM file of the server's certificate; reloaded when it changes")
@@ -60,13 +74,15 @@ as far as 10 seconds allow, and the rest stays queued for the next start.`,
 	f.Int64Var(&o.maxQueued, "max-queued", ledger.DefaultMaxQueued, "records of a site that may wait to be loaded before its sends are refused with 429")
 	f.StringVar(&o.logFormat, "log-format", "text", "form of the log on standard error: text or json")
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "log loads and health checks too (requests are logged always)")
-	markRequired(cmd, "db")
 	completeValues(cmd, "policy", string(ledger.Strict), string(ledger.Open))
 	completeValues(cmd, "log-format", "text", "json")
 	return cmd
 }
 
 func (p *program) serve(ctx context.Context, o *serveOptions) error {
+	if err := o.db.resolve(); err != nil {
+		return err
+	}
 	log, err := p.logger(o.logFormat, o.verbose)
 	if err != nil {
 		return err
@@ -78,6 +94,9 @@ func (p *program) serve(ctx context.Context, o *serveOptions) error {
 	if o.maxQueued < 1 {
 		return usageError("--max-queued must be 1 or more")
 	}
+	if o.postgres.MaxConns < 0 || o.postgres.MaxConns == 1 {
+		return usageError("--db-connections must be 2 or more: one loads while another accepts")
+	}
 	tlsConfig, err := p.serverTLS(o, log)
 	if err != nil {
 		return err
@@ -86,32 +105,36 @@ func (p *program) serve(ctx context.Context, o *serveOptions) error {
 		return usageError("refusing to listen on %s without TLS, because API keys travel in the requests: "+
 			"give --tls-cert and --tls-key, or --insecure-http behind a proxy that ends TLS", o.listen)
 	}
-	store, err := sqlite.OpenLedger(ctx, o.db)
+	o.postgres.Logger = log
+	store, err := o.db.open(ctx, o.postgres)
 	if err != nil {
-		return &statusError{exitUsage, err}
+		return err
 	}
 	defer func() {
 		if err := store.Close(); err != nil {
 			log.Error("closing the ledger", "error", err)
 		}
 	}()
-	service := ledger.New(ledger.Config{
-		Store: store, Policy: policy, Clock: p.clock, Logger: log, MaxQueued: o.maxQueued,
-	})
-	listener, err := net.Listen("tcp", o.listen)
+	config := ledger.Config{Store: store, Policy: policy, Clock: p.clock, Logger: log, MaxQueued: o.maxQueued}
+	replicas, listens := store.(listener)
+	if listens {
+		config.IdlePoll = listeningPoll
+	}
+	service := ledger.New(config)
+	socket, err := net.Listen("tcp", o.listen)
 	if err != nil {
 		return usageError("cannot listen on %s: %w", o.listen, err)
 	}
 	handler := httpapi.New(httpapi.Config{Service: service, Logger: log, Clock: p.clock, Random: rand.Reader})
 	server := httpapi.NewServer(httpapi.ServerConfig{
-		Listener: listener, Handler: handler, TLS: tlsConfig, Logger: log, OnStop: handler.Stop,
+		Listener: socket, Handler: handler, TLS: tlsConfig, Logger: log, OnStop: handler.Stop,
 	})
 	scheme := "http"
 	if tlsConfig != nil {
 		scheme = "https"
 	}
-	log.Info("serving the Usage API", "url", fmt.Sprintf("%s://%s%s", scheme, listener.Addr(), httpapi.Prefix),
-		"db", o.db, "policy", o.policy)
+	log.Info("serving the Usage API", "url", fmt.Sprintf("%s://%s%s", scheme, socket.Addr(), httpapi.Prefix),
+		"db", o.db.String(), "policy", o.policy)
 	group, running := errgroup.WithContext(ctx)
 	loading, stopLoading := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopLoading()
@@ -121,11 +144,25 @@ func (p *program) serve(ctx context.Context, o *serveOptions) error {
 		return server.Run(running)
 	})
 	group.Go(func() error { return service.Run(loading) })
+	if listens {
+		// While one waits for the database, the other computes: of different
+		// sites.
+		group.Go(func() error { return service.Run(loading) })
+		group.Go(func() error { return replicas.Listen(loading, service.Wake) })
+	}
 	if err := group.Wait(); err != nil {
 		return err
 	}
 	return loadRest(service, log)
 }
+
+// A listener is a store that hears what its other replicas accept.
+type listener interface {
+	Listen(ctx context.Context, wake func()) error
+}
+
+// listeningPoll is how often an idle replica looks for what it was not told of.
+const listeningPoll = 30 * time.Second
 
 // stopDeadline is how long a stopping service goes on loading what is queued.
 const stopDeadline = 10 * time.Second

@@ -23,7 +23,6 @@ import (
 	"github.com/amieusage/amieusage"
 	"github.com/amieusage/amieusage/internal/httpapi"
 	"github.com/amieusage/amieusage/internal/ledger"
-	"github.com/amieusage/amieusage/internal/sqlite"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -81,7 +80,7 @@ func (b *logBuffer) String() string {
 	return b.buf.String()
 }
 
-// A bench is a service on a real ledger file, with its handler.
+// A bench is a service on a real ledger, with its handler.
 type bench struct {
 	store   *faultyStore
 	service *ledger.Service
@@ -97,17 +96,13 @@ type option func(*httpapi.Config, *ledger.Config)
 func newBench(t testing.TB, options ...option) *bench {
 	t.Helper()
 	ctx := context.Background()
-	file, err := sqlite.OpenLedger(ctx, filepath.Join(t.TempDir(), "ledger.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := &bench{store: &faultyStore{Store: file}, log: &logBuffer{}}
+	b := &bench{store: &faultyStore{Store: openLedger(t)}, log: &logBuffer{}}
 	b.logger = slog.New(slog.NewJSONHandler(b.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	allocation := func(resource string) ledger.AllocationSpec {
 		return ledger.AllocationSpec{Resource: resource, Amount: 100_000_000_000,
 			Start: testTime.AddDate(-1, 0, 0), End: testTime.AddDate(1, 0, 0)}
 	}
-	_, err = file.Import(ctx, &ledger.RegistrySpec{Sites: []ledger.SiteSpec{
+	_, err := b.store.Import(ctx, &ledger.RegistrySpec{Sites: []ledger.SiteSpec{
 		{
 			Name:      site,
 			Resources: []string{resource, ocean},
@@ -123,7 +118,7 @@ func newBench(t testing.TB, options ...option) *bench {
 		t.Fatal(err)
 	}
 	for name, secret := range map[string]string{site: key, "SDSC": "other-k3y"} {
-		if _, err := file.CreateKey(ctx, name, ledger.HashKey(secret), "test", testTime); err != nil {
+		if _, err := b.store.CreateKey(ctx, name, ledger.HashKey(secret), "test", testTime); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -141,9 +136,6 @@ func newBench(t testing.TB, options ...option) *bench {
 	b.url = server.URL
 	t.Cleanup(func() {
 		server.Close()
-		if err := file.Close(); err != nil {
-			t.Error(err)
-		}
 		if strings.Contains(b.log.String(), "k3y") {
 			t.Errorf("the log holds a key:\n%s", b.log)
 		}

@@ -63,6 +63,7 @@ func TestErrors(t *testing.T) {
 		{"no key", "GET", "/api/v1/usage/status", "", []string{"XA-API-KEY", ""}, 401, amieusage.CodeUnauthorized},
 		{"no site", "GET", "/api/v1/usage/status", "", []string{"XA-SITE", ""}, 401, amieusage.CodeUnauthorized},
 		{"unknown site", "POST", "/api/v1/usage/", message("x", 1), []string{"XA-SITE", "NOBODY"}, 401, amieusage.CodeUnauthorized},
+		{"a site of no text", "GET", "/api/v1/usage/status", "", []string{"XA-SITE", "\xff"}, 401, amieusage.CodeUnauthorized},
 		{"another site's key", "POST", "/api/v1/usage/", message("x", 1), []string{"XA-SITE", "SDSC"}, 401, amieusage.CodeUnauthorized},
 		{"revoked key", "GET", "/api/v1/usage/failed", "", []string{"XA-API-KEY", secret}, 403, amieusage.CodeForbidden},
 		{"unknown path", "GET", "/api/v1/usage/unknown", "", nil, 404, amieusage.CodeNotFound},

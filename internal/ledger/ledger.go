@@ -140,6 +140,7 @@ type Store interface {
 	// order of loading.
 	Loaded(ctx context.Context, site SiteID, q amieusage.LoadedQuery) (LoadedPage, error)
 	// Revisions returns all that is kept of one loaded record, oldest first.
+	// Those that a correction had replaced when they were archived are not.
 	Revisions(ctx context.Context, site SiteID, id amieusage.Identity) ([]Revision, error)
 	// Summary sums up usage by time of usage, in order of q.GroupBy; more than
 	// maxRows groups are amieusage.CodeTooLarge. Grouped by project, or by
@@ -170,7 +171,8 @@ type Revision struct {
 	AcceptedAt time.Time
 	LoadedAt   time.Time
 	KeyID      int64  // the key it was sent with
-	Record     []byte // its JSON as it was sent
+	Record     []byte // its JSON as it was sent; nil where it is in an archive
+	Archive    string // the name of the archive that holds it, or ""
 }
 
 // Config is what a [Service] is made of.

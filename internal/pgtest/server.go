@@ -44,6 +44,9 @@ func Start(t testing.TB, settings ...string) *Server {
 	return s
 }
 
+// stopScript is what a keeper of a server does.
+const stopScript = `read -r _; "$1" -D "$2" -m immediate stop`
+
 // newServer makes a server that lives until its keeper ends, or this process.
 func newServer(settings []string) (*Server, error) {
 	bin, err := serverPrograms()
@@ -55,7 +58,7 @@ func newServer(settings []string) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{Data: filepath.Join(dir, "data"), dir: dir, bin: bin}
-	s.keeper, err = keep(dir, `read -r _; "$1" -D "$2" -m immediate stop`, filepath.Join(bin, "pg_ctl"), s.Data)
+	s.keeper, err = keep(dir, stopScript, filepath.Join(bin, "pg_ctl"), s.Data)
 	if err != nil {
 		return nil, err
 	}
@@ -81,6 +84,11 @@ func (s *Server) create(settings []string) error {
 	if err := errors.Join(err, conf.Close()); err != nil {
 		return err
 	}
+	return s.startFirst()
+}
+
+// startFirst starts the server for the first time.
+func (s *Server) startFirst() (err error) {
 	for range 3 { // another process may take the port first
 		if s.Port, err = freePort(); err != nil {
 			return err
@@ -90,6 +98,38 @@ func (s *Server) create(settings []string) error {
 		}
 	}
 	return err
+}
+
+// Standby starts a hot standby of the server, which is removed at the end of
+// the test. It follows what the server commits, without making it wait.
+func (s *Server) Standby(t testing.TB) *Server {
+	t.Helper()
+	dir, err := newFolder()
+	if err != nil {
+		t.Fatal(err)
+	}
+	standby := &Server{Data: filepath.Join(dir, "data"), t: t, dir: dir, bin: s.bin}
+	standby.keeper, err = keep(dir, stopScript, filepath.Join(s.bin, "pg_ctl"), standby.Data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(standby.keeper.end)
+	if err := standby.run("pg_basebackup", "-D", standby.Data, "-R", "-c", "fast", "--no-sync",
+		"-h", "127.0.0.1", "-p", strconv.Itoa(s.Port), "-U", "postgres"); err != nil {
+		t.Fatal(err)
+	}
+	if err := standby.startFirst(); err != nil {
+		t.Fatal(err)
+	}
+	return standby
+}
+
+// Promote makes a primary of a standby, and waits until it is one.
+func (s *Server) Promote() {
+	s.t.Helper()
+	if err := s.run("pg_ctl", "-D", s.Data, "promote"); err != nil {
+		s.t.Fatal(err)
+	}
 }
 
 // URL is the address of a database of the server, with its superuser.

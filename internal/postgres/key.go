@@ -16,6 +16,9 @@ func (l *Ledger) siteOf(ctx context.Context, tx pgx.Tx, name string) (int64, err
 	if site, known := l.names.Load(name); known {
 		return site.(int64), nil
 	}
+	if !isText(name) {
+		return 0, ledger.UnknownSite(name)
+	}
 	var site int64
 	var served bool
 	err := tx.QueryRow(ctx, `SELECT site_id, served FROM sites WHERE name = $1`, name).Scan(&site, &served)
@@ -25,11 +28,16 @@ func (l *Ledger) siteOf(ctx context.Context, tx pgx.Tx, name string) (int64, err
 	case err != nil:
 		return 0, err
 	case !served:
-		return 0, &amieusage.Error{Code: amieusage.CodeUnavailable, Message: "site " + name + " is being copied into this ledger",
-			Hint: "finish it: amieusage admin copy"}
+		return 0, beingCopied(name)
 	}
 	l.names.Store(name, site)
 	return site, nil
+}
+
+// beingCopied is the error for a site that is not served yet.
+func beingCopied(name string) error {
+	return &amieusage.Error{Code: amieusage.CodeUnavailable, Message: "site " + name + " is being copied into this ledger",
+		Hint: "finish it: amieusage admin copy"}
 }
 
 // Authority returns what a site's requests are checked against.

@@ -2,12 +2,17 @@ package postgres
 
 import (
 	"context"
+	"errors"
+	"log/slog"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/amieusage/amieusage"
 	"github.com/amieusage/amieusage/internal/ledger"
 )
 
@@ -15,23 +20,66 @@ const (
 	// acceptedChannel is notified, with the number of a site, when something is
 	// accepted of which nothing was queued.
 	acceptedChannel = "amieusage_accepted"
-	// listenCheck is how often a connection that hears nothing is tried.
-	listenCheck = 30 * time.Second
+	// knock is notified, in the place of a site, to hear whether anything is
+	// heard.
+	knock = "knock"
+	// knockInterval is how long it may be quiet before a replica knocks: who
+	// hears another's knock need not.
+	knockInterval = 30 * time.Second
+	// knockTimeout is how soon a knock must be heard.
+	knockTimeout = 5 * time.Second
+	// deafPoll is how often a replica that does not hear looks for itself.
+	deafPoll = 2 * time.Second
 )
 
+// errDeaf says that a connection listens and hears nothing.
+var errDeaf = &amieusage.Error{Code: amieusage.CodeUnavailable, Message: "the connection that listens gets no notifications",
+	Hint: "a pooler that lends connections by transaction passes none on: give the server's own URL as --db-listen"}
+
 // Listen hears what other replicas accept, and calls wake for it, until ctx
-// ends; it returns nil then. While it is not connected, sites are still found
-// by looking for them.
+// ends; it returns nil then. While it does not hear, it calls wake every two
+// seconds, so that who loads looks for itself.
 func (l *Ledger) Listen(ctx context.Context, wake func()) error {
+	var hears atomic.Bool
+	deaf := make(chan struct{})
+	go func() {
+		defer close(deaf)
+		tick := time.NewTicker(deafPoll)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				if !hears.Load() {
+					wake()
+				}
+			}
+		}
+	}()
 	retry := backoff.NewExponentialBackOff()
-	retry.MaxInterval = listenCheck
+	retry.MaxInterval = knockInterval
+	warned := false
 	for ctx.Err() == nil {
-		err := l.listen(ctx, wake, retry.Reset)
+		err := l.hearAll(ctx, wake, func() {
+			hears.Store(true)
+			retry.Reset()
+			if warned {
+				l.log.Info("hearing from other replicas again")
+				warned = false
+			}
+		})
+		hears.Store(false)
 		if ctx.Err() != nil {
 			break
 		}
+		level := slog.LevelWarn
+		if warned { // once is enough
+			level = slog.LevelDebug
+		}
+		warned = true
 		wait := retry.NextBackOff()
-		l.log.Warn("not hearing from other replicas; looking for what they accept instead", "error", err, "retry_in", wait)
+		l.log.Log(ctx, level, "not hearing from other replicas; looking for what they accept instead", "error", err, "retry_in", wait)
 		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
@@ -39,45 +87,73 @@ func (l *Ledger) Listen(ctx context.Context, wake func()) error {
 		}
 		timer.Stop()
 	}
+	<-deaf
 	return nil
 }
 
-func (l *Ledger) listen(ctx context.Context, wake, connected func()) error {
-	config, err := pgx.ParseConfig(l.listenURL)
-	if err != nil {
-		return urlError(err)
-	}
-	prepare(config)
-	conn, err := pgx.ConnectConfig(ctx, config)
+// hearAll calls wake for what is heard, until an error. Before that, it calls
+// heard once it is certain that it hears.
+func (l *Ledger) hearAll(ctx context.Context, wake, heard func()) error {
+	conn, err := pgx.ConnectConfig(ctx, l.listen)
 	if err != nil {
 		return err
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	if _, err := conn.Exec(ctx, "LISTEN "+acceptedChannel); err != nil {
+	defer func() {
+		// A server that does not answer is left alone.
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), connectTimeout)
+		defer cancel()
+		_ = conn.Close(closing)
+	}()
+	if err := listenOn(ctx, conn); err != nil {
 		return err
 	}
-	connected()
-	wake() // what was accepted while nobody listened
-	for {
-		quiet, cancel := context.WithTimeout(ctx, listenCheck)
-		notification, err := conn.WaitForNotification(quiet)
-		cancel()
+	for first, wait := true, time.Duration(0); ; first, wait = false, knockInterval {
+		notification, err := hear(ctx, conn, wait)
+		if err == nil && notification == nil {
+			if err := l.knock(ctx); err != nil {
+				return err
+			}
+			if notification, err = hear(ctx, conn, knockTimeout); err == nil && notification == nil {
+				return errDeaf
+			}
+		}
 		if err != nil {
-			if ctx.Err() != nil || quiet.Err() == nil {
-				return err
-			}
-			// Nothing was heard: is there still a server?
-			alive, cancel := context.WithTimeout(ctx, connectTimeout)
-			err := conn.Ping(alive)
-			cancel()
-			if err != nil {
-				return err
-			}
-			continue
+			return err
+		}
+		if first {
+			heard()
+			wake() // what was accepted while nobody listened
 		}
 		if site, err := strconv.ParseInt(notification.Payload, 10, 64); err == nil {
 			l.turns.add(ledger.SiteID(site))
 			wake()
 		}
 	}
+}
+
+func listenOn(ctx context.Context, conn *pgx.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	_, err := conn.Exec(ctx, "LISTEN "+acceptedChannel)
+	return err
+}
+
+// hear returns the next notification, or nil where there is none within the
+// time.
+func hear(ctx context.Context, conn *pgx.Conn, wait time.Duration) (*pgconn.Notification, error) {
+	quiet, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	notification, err := conn.WaitForNotification(quiet)
+	if err != nil && errors.Is(quiet.Err(), context.DeadlineExceeded) && !conn.IsClosed() {
+		return nil, nil
+	}
+	return notification, err
+}
+
+// knock notifies all that listen, this replica too.
+func (l *Ledger) knock(ctx context.Context) error {
+	return l.db.write(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, `SELECT pg_notify($1, $2)`, acceptedChannel, knock)
+		return err
+	})
 }

@@ -12,12 +12,26 @@ import (
 
 // Load loads the oldest queued batches of the site whose turn it is, in one
 // transaction.
-func (l *Ledger) Load(ctx context.Context, now time.Time, maxRecords int, judge ledger.Judge) (ledger.LoadReport, error) {
-	if l.turns.due(now) {
-		if err := l.sweep(ctx); err != nil {
-			return ledger.LoadReport{}, err
+func (l *Ledger) Load(ctx context.Context, now time.Time, maxRecords int, judge ledger.Judge) (report ledger.LoadReport, err error) {
+	for sweep := l.turns.due(now); ; sweep = true {
+		if sweep {
+			if err := l.sweep(ctx); err != nil {
+				return report, err
+			}
 		}
+		report, err := l.loadInTurn(ctx, now, maxRecords, judge)
+		if report.Busy {
+			err = l.free(ctx, now)
+		}
+		if err != nil || report.Batches > 0 || report.Busy || sweep {
+			return report, err
+		}
+		// The turns there were are over, and others may be due.
 	}
+}
+
+// loadInTurn loads of the first site that has something queued.
+func (l *Ledger) loadInTurn(ctx context.Context, now time.Time, maxRecords int, judge ledger.Judge) (ledger.LoadReport, error) {
 	busy := false
 	for range max(l.turns.count(), 1) {
 		site, ok, loading := l.turns.next()
@@ -246,8 +260,12 @@ func (t *loadTx) find(ctx context.Context, registry *ledger.Registry, verdicts [
 
 // findFailed reads the open failed records of the identities.
 func (t *loadTx) findFailed(ctx context.Context, keys *keyColumns) error {
+	// In order, and so by its index: where open ones are common, but not at this
+	// site, all of the table would be searched for any.
 	var open bool
-	err := t.tx.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM failed_records WHERE site_id = $1 AND state = 0)`, t.site).Scan(&open)
+	err := t.tx.QueryRow(ctx, `
+		SELECT coalesce((SELECT true FROM failed_records WHERE site_id = $1 AND state = 0 ORDER BY failed_id LIMIT 1), false)`,
+		t.site).Scan(&open)
 	if err != nil || !open {
 		return err
 	}
@@ -326,12 +344,9 @@ func (t *loadTx) Supersede(k *ledger.EntryKey) error {
 // write writes what has become of all records, moves the roll-ups, and moves
 // the site's place in the log.
 func (t *loadTx) write(ctx context.Context, l *ledger.Loading, damaged []int64, registryVersion int64) error {
-	if err := t.copyRows(ctx); err != nil {
-		return err
-	}
 	// Names first: they were given their numbers when they were met.
 	b := &t.names
-	t.queueRevised(b)
+	t.queueRows(b)
 	if len(t.superseded) > 0 {
 		b.Queue(`
 			UPDATE failed_records SET state = $3, closed_at = $4
@@ -350,66 +365,57 @@ func (t *loadTx) write(ctx context.Context, l *ledger.Loading, damaged []int64, 
 	return t.tx.SendBatch(ctx, b).Close()
 }
 
-// copyRows writes the rows that are new.
-func (t *loadTx) copyRows(ctx context.Context) error {
-	if len(t.inserted) > 0 {
-		_, err := t.tx.CopyFrom(ctx, pgx.Identifier{"records"}, []string{"site_id", "key_time", "record_id", "resource_id", "revision",
-			"batch_id", "ordinal", "project_id", "user_id", "usage_time", "charge", "loaded_at", "usage_type", "gives_back",
-			"local_record_id", "digest"},
-			pgx.CopyFromSlice(len(t.inserted), func(i int) ([]any, error) {
-				e := t.inserted[i].Entry
-				return []any{t.site, e.KeyTime, e.Record, e.Resource, e.Revision, e.Batch, e.Ordinal, e.Project, e.User,
-					e.UsageTime, e.Charge, e.LoadedAt, e.UsageType, e.GivesBack, e.LocalRecordID, e.Digest[:]}, nil
-			}))
-		if err != nil {
-			return err
-		}
-	}
+// queueRows queues the rows of records: those that are new and those that are
+// corrected, in their places. Nothing joins, and nothing waits for the client in
+// the middle of a statement, as a COPY would, where no time-out of the server
+// ends it.
+func (t *loadTx) queueRows(b *pgx.Batch) {
+	t.queueEntries(b, t.inserted, "")
+	t.queueEntries(b, t.revised, `
+		ON CONFLICT (site_id, resource_id, usage_type, local_record_id, key_time) DO UPDATE SET revision = excluded.revision,
+			batch_id = excluded.batch_id, ordinal = excluded.ordinal, project_id = excluded.project_id, user_id = excluded.user_id,
+			usage_time = excluded.usage_time, charge = excluded.charge, loaded_at = excluded.loaded_at, digest = excluded.digest,
+			gives_back = excluded.gives_back`)
 	if len(t.replaced) > 0 {
-		_, err := t.tx.CopyFrom(ctx, pgx.Identifier{"revisions"}, []string{"site_id", "record_id", "revision", "batch_id", "ordinal",
-			"charge", "loaded_at"},
-			pgx.CopyFromSlice(len(t.replaced), func(i int) ([]any, error) {
-				e := t.replaced[i]
-				return []any{t.site, e.Record, e.Revision, e.Batch, e.Ordinal, e.Charge, e.LoadedAt}, nil
-			}))
-		if err != nil {
-			return err
+		var replaced columns
+		for _, e := range t.replaced {
+			replaced.add(e.Record, e.Revision, e.Batch, e.Ordinal, e.Charge, e.LoadedAt)
 		}
+		b.Queue(`
+			INSERT INTO revisions (site_id, record_id, revision, batch_id, ordinal, charge, loaded_at)
+			SELECT $1::bigint, u.* FROM unnest($2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[]) AS u`,
+			replaced.args(t.site)...)
 	}
 	if len(t.failed) > 0 {
-		ids, err := rowsOf(ctx, t.tx, pgx.RowTo[int64], `SELECT nextval('failed_ids') FROM generate_series(1, $1)`, len(t.failed))
-		if err != nil {
-			return err
+		var keys keyColumns
+		var numbers columns
+		n := len(t.failed)
+		states, failures, raws := make([]int16, n), make([]string, n), make([][]byte, n)
+		for i, row := range t.failed {
+			keys.add(&row.EntryKey)
+			numbers.add(row.Batch, row.Ordinal)
+			states[i], failures[i], raws[i] = row.state, string(row.failure), row.raw
 		}
-		_, err = t.tx.CopyFrom(ctx, pgx.Identifier{"failed_records"}, []string{"site_id", "failed_id", "resource_id", "key_time",
-			"batch_id", "ordinal", "failed_at", "closed_at", "usage_type", "state", "local_record_id", "failure", "record"},
-			pgx.CopyFromSlice(len(t.failed), func(i int) ([]any, error) {
-				row := t.failed[i]
-				var closedAt any
-				if row.state != ledger.FailedOpen {
-					closedAt = t.loadedAt
-				}
-				return []any{t.site, ids[i], row.Resource, row.KeyTime, row.Batch, row.Ordinal, t.loadedAt, closedAt,
-					row.UsageType, row.state, row.LocalRecordID, string(row.failure), row.raw}, nil
-			}))
-		if err != nil {
-			return err
-		}
+		b.Queue(`
+			INSERT INTO failed_records (site_id, failed_id, resource_id, usage_type, local_record_id, key_time, batch_id, ordinal,
+				state, failure, record, failed_at, closed_at)
+			SELECT $1::bigint, nextval('failed_ids'), u.*, $11::bigint, CASE state WHEN 0 THEN NULL ELSE $11::bigint END
+			FROM unnest($2::bigint[], $3::smallint[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::smallint[], $9::text[],
+				$10::bytea[]) AS u (resource_id, usage_type, local_record_id, key_time, batch_id, ordinal, state, failure, record)`,
+			append(append(keys.args(t.site), numbers[0], numbers[1]), states, failures, raws, t.loadedAt)...)
 	}
-	return nil
 }
 
-// queueRevised queues the correction of entries. It goes by the identity's index
-// whatever the planner knows, as an update that joins rows would not.
-func (t *loadTx) queueRevised(b *pgx.Batch) {
-	if len(t.revised) == 0 {
+// queueEntries queues the writing of entries.
+func (t *loadTx) queueEntries(b *pgx.Batch, entries []*entryState, onConflict string) {
+	if len(entries) == 0 {
 		return
 	}
 	var keys keyColumns
 	var numbers columns
-	n := len(t.revised)
+	n := len(entries)
 	digests, givesBack := make([][]byte, n), make([]bool, n)
-	for i, s := range t.revised {
+	for i, s := range entries {
 		keys.add(&s.EntryKey)
 		numbers.add(s.Record, s.Revision, s.Batch, s.Ordinal, s.Project, s.User, s.UsageTime, s.Charge, s.LoadedAt)
 		digests[i], givesBack[i] = s.Digest[:], s.GivesBack
@@ -423,9 +429,5 @@ func (t *loadTx) queueRevised(b *pgx.Batch) {
 			project_id, user_id, usage_time, charge, loaded_at, digest, gives_back)
 		SELECT $1::bigint, u.* FROM unnest($2::bigint[], $3::smallint[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[],
 			$8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bytea[],
-			$16::boolean[]) AS u
-		ON CONFLICT (site_id, resource_id, usage_type, local_record_id, key_time) DO UPDATE SET revision = excluded.revision,
-			batch_id = excluded.batch_id, ordinal = excluded.ordinal, project_id = excluded.project_id, user_id = excluded.user_id,
-			usage_time = excluded.usage_time, charge = excluded.charge, loaded_at = excluded.loaded_at, digest = excluded.digest,
-			gives_back = excluded.gives_back`, append(args, digests, givesBack)...)
+			$16::boolean[]) AS u`+onConflict, append(args, digests, givesBack)...)
 }

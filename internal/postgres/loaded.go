@@ -19,6 +19,9 @@ func (l *Ledger) Loaded(ctx context.Context, site ledger.SiteID, q amieusage.Loa
 	query := loadedQuery
 	args := []any{int64(site), after.LoadedAt, after.Record, q.Limit + 1, q.Offset}
 	if q.LocalRecordID != "" {
+		if !isText(q.LocalRecordID) {
+			return page, nil
+		}
 		query = loadedByIDQuery
 		args = append(args, q.LocalRecordID)
 	}
@@ -63,17 +66,19 @@ func (l *Ledger) Revisions(ctx context.Context, site ledger.SiteID, id amieusage
 		revisions, err = rowsOf(ctx, tx, func(row pgx.CollectableRow) (v ledger.Revision, err error) {
 			var charge, acceptedAt, loadedAt, ordinal, count int64
 			var packed []byte
-			if err := row.Scan(&v.Number, &charge, &acceptedAt, &loadedAt, &v.KeyID, &ordinal, &count, &packed); err != nil {
-				return v, err
-			}
-			records, err := l.packer.Unpack(packed, count)
-			if err != nil {
+			if err := row.Scan(&v.Number, &charge, &acceptedAt, &loadedAt, &v.KeyID, &ordinal, &count, &packed, &v.Archive); err != nil {
 				return v, err
 			}
 			v.Charge = amieusage.ChargeOfMillionths(charge)
 			v.AcceptedAt = ledger.TimeOrZero(acceptedAt)
 			v.LoadedAt = ledger.TimeOf(loadedAt)
-			v.Record = records[ordinal]
+			if v.Archive == "" {
+				records, err := l.packer.Unpack(packed, count)
+				if err != nil {
+					return v, err
+				}
+				v.Record = records[ordinal]
+			}
 			return v, nil
 		}, `
 			WITH current AS (
@@ -86,7 +91,8 @@ func (l *Ledger) Revisions(ctx context.Context, site ledger.SiteID, id amieusage
 				UNION ALL
 				SELECT v.revision, v.batch_id, v.ordinal, v.charge, v.loaded_at
 				FROM revisions v WHERE v.site_id = $1 AND v.record_id = (SELECT record_id FROM current))
-			SELECT k.revision, k.charge, b.accepted_at, k.loaded_at, b.key_id, k.ordinal, b.record_count, b.records
+			SELECT k.revision, k.charge, b.accepted_at, k.loaded_at, b.key_id, k.ordinal, b.record_count, b.records,
+				coalesce(b.archive, '')
 			FROM kept k JOIN batches b ON b.site_id = $1 AND b.batch_id = k.batch_id ORDER BY k.revision`,
 			int64(site), id.Resource, ledger.UsageTypeNumber(id.UsageType), id.LocalRecordID, ledger.Nanos(id.KeyTime))
 		return err

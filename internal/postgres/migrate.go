@@ -7,9 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
@@ -21,22 +21,31 @@ import (
 var migrations embed.FS
 
 const (
-	// migrationLock is the advisory lock that replicas which start together
-	// take turns by: "AML1".
-	migrationLock = 0x414d4c31
-	// migrationTimeout is how long one waits for another's migrations.
+	// migrationTimeout is how long bringing the schema up to date may take.
 	migrationTimeout = 10 * time.Minute
+	// migrationTries is how often a replica may come upon another one, or upon
+	// what is in use.
+	migrationTries = 20
 )
 
-// migrate brings the schema up to date, once, however many replicas start
-// together. A schema from a newer program is refused, unless it says that this
-// program works with it.
+// migrate brings the schema up to date. A schema from a newer program is
+// refused, unless it says that this program works with it; a replica that runs
+// already is not stopped by it.
+//
+// Each migration is one transaction. Replicas that start together are not kept
+// apart, by a lock that a pooler could not hold: of two that run the same
+// migration one fails, and finds it done. A migration of tables that are in use
+// sets a lock_timeout, and is tried again when it had to give way.
 func (db *database) migrate(ctx context.Context) error {
-	files, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		return err
+	files := db.migrations
+	if files == nil {
+		var err error
+		if files, err = fs.Sub(migrations, "migrations"); err != nil {
+			return err
+		}
 	}
-	goose.SetLogger(goose.NopLogger())
+	ctx, cancel := context.WithTimeout(ctx, migrationTimeout)
+	defer cancel()
 	std := stdlib.OpenDBFromPool(db.pool)
 	defer std.Close()
 	provider, err := goose.NewProvider(goose.DialectPostgres, std, files)
@@ -45,56 +54,61 @@ func (db *database) migrate(ctx context.Context) error {
 	}
 	sources := provider.ListSources()
 	newest := sources[len(sources)-1].Version
-	if current, err := db.schema(ctx, std); err != nil {
-		return db.openError(err)
-	} else if current >= newest {
-		return db.checkNewer(ctx, current, newest)
-	}
-	// Held by a transaction, and not by a session, so that it works through a
-	// pooler. The migrations have a connection of their own.
-	begin := fmt.Sprintf("BEGIN; SET LOCAL statement_timeout = %d; SET LOCAL idle_in_transaction_session_timeout = 0", migrationTimeout.Milliseconds())
-	err = pgx.BeginTxFunc(ctx, db.pool, pgx.TxOptions{BeginQuery: begin}, func(turn pgx.Tx) error {
-		if _, err := turn.Exec(ctx, `SELECT pg_advisory_xact_lock($1)`, migrationLock); err != nil {
-			return err
+	for try := 1; ; try++ {
+		current, err := db.schema(ctx, std, newest)
+		if err == nil && current < newest {
+			if _, err = provider.Up(ctx); meanwhileDone(err) && try < migrationTries {
+				continue
+			}
 		}
-		current, err := db.schema(ctx, std)
-		if err != nil || current >= newest {
-			return err
+		if _, refused := errors.AsType[*amieusage.Error](err); err != nil && !refused {
+			return db.migrateError(err)
 		}
-		_, err = provider.Up(ctx)
 		return err
-	})
-	if err != nil {
-		return db.openError(err)
 	}
-	return nil
 }
 
-// schema returns the number of the last migration that was run, 0 where there
-// is no ledger yet.
-func (db *database) schema(ctx context.Context, std *sql.DB) (version int64, err error) {
-	err = std.QueryRowContext(ctx, `SELECT coalesce(max(version_id), 0) FROM `+goose.DefaultTablename+` WHERE is_applied`).Scan(&version)
-	if pg, ok := errors.AsType[*pgconn.PgError](err); ok && pg.Code == "42P01" { // undefined_table
-		return 0, nil
-	}
-	return version, err
+// meanwhileDone reports whether a migration failed because another replica was
+// running it, or was using what it changes.
+func meanwhileDone(err error) bool {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && slices.Contains([]string{
+		"23505", "42P07", "42P06", "42701", "42710", // unique_violation; duplicate table, schema, column, object
+		"40P01", "55P03", // deadlock_detected, lock_not_available
+	}, pg.Code)
 }
 
-// checkNewer refuses a schema that this program does not work with.
-func (db *database) checkNewer(ctx context.Context, current, newest int64) error {
-	if current == newest {
-		return nil
+// schema returns the version of the schema, 0 where there is no ledger yet. It
+// refuses one that a program which knows versions up to newest does not work
+// with.
+func (db *database) schema(ctx context.Context, std *sql.DB, newest int64) (version int64, err error) {
+	var versioned, ours bool
+	err = std.QueryRowContext(ctx, `
+		SELECT coalesce(bool_or(tablename = 'goose_db_version'), false), coalesce(bool_or(tablename = 'schema_compatibility'), false)
+		FROM pg_tables WHERE schemaname = ANY (current_schemas(false))`).Scan(&versioned, &ours)
+	if err != nil || !versioned {
+		return 0, err
+	}
+	if err := std.QueryRowContext(ctx, `SELECT coalesce(max(version_id), 0) FROM goose_db_version WHERE is_applied`).Scan(&version); err != nil {
+		return 0, err
+	}
+	if version > 0 && !ours {
+		return 0, &amieusage.Error{Code: amieusage.CodeInvalid, Message: "the database " + db.name + " holds the tables of another program",
+			Hint: "give the ledger a database of its own"}
+	}
+	if version <= newest {
+		return version, nil
 	}
 	var oldest int64
-	if err := db.pool.QueryRow(ctx, `SELECT oldest_schema FROM schema_compatibility`).Scan(&oldest); err != nil {
-		return db.openError(err)
+	if err := std.QueryRowContext(ctx, `SELECT oldest_schema FROM schema_compatibility`).Scan(&oldest); err != nil {
+		return 0, err
 	}
-	if oldest <= newest {
-		return nil
+	if oldest > newest {
+		return 0, &amieusage.Error{
+			Code:    amieusage.CodeInvalid,
+			Message: fmt.Sprintf("the ledger %s has schema %d, this program knows schemas up to %d", db.name, version, newest),
+			Hint:    "it was written by a newer amieusage: run that one",
+		}
 	}
-	return &amieusage.Error{
-		Code:    amieusage.CodeInvalid,
-		Message: fmt.Sprintf("the ledger %s has schema %d, this program knows schemas up to %d", db.name, current, newest),
-		Hint:    "it was written by a newer amieusage: run that one",
-	}
+	return version, nil
 }

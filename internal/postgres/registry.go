@@ -193,11 +193,15 @@ func isUniqueViolation(err error) bool {
 func importSite(ctx context.Context, tx pgx.Tx, spec *ledger.SiteSpec) ([]ledger.Change, error) {
 	var added []ledger.Change
 	var site int64
-	err := tx.QueryRow(ctx, `SELECT site_id FROM sites WHERE name = $1`, spec.Name).Scan(&site)
-	if errors.Is(err, pgx.ErrNoRows) {
+	var served bool
+	err := tx.QueryRow(ctx, `SELECT site_id, served FROM sites WHERE name = $1`, spec.Name).Scan(&site, &served)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
 		if site, err = addSite(ctx, tx, spec.Name, true); err == nil {
 			added = []ledger.Change{{Action: "added", What: "site " + spec.Name}}
 		}
+	case err == nil && !served:
+		err = beingCopied(spec.Name)
 	}
 	if err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -15,11 +16,11 @@ import (
 // A Ledger is a ledger.Store in a database of PostgreSQL, as one replica sees
 // it.
 type Ledger struct {
-	db        *database
-	packer    *ledger.Packer
-	log       *slog.Logger
-	listenURL string
-	turns     turns
+	db     *database
+	packer *ledger.Packer
+	log    *slog.Logger
+	listen *pgx.ConnConfig // of the connection that listens
+	turns  turns
 	// names are the numbers of sites that were met; sites do not go away.
 	names sync.Map
 
@@ -31,6 +32,11 @@ type Ledger struct {
 // missing. What cannot hold a ledger, or holds one of a newer program, is
 // refused with a *amieusage.Error.
 func Open(ctx context.Context, url string, o Options) (*Ledger, error) {
+	listenURL := cmp.Or(o.ListenURL, url)
+	listen, err := pgx.ParseConfig(listenURL)
+	if err != nil || !prepare(listen) {
+		return nil, urlError(listenURL, err)
+	}
 	db, err := connect(ctx, url, o)
 	if err != nil {
 		return nil, err
@@ -44,12 +50,9 @@ func Open(ctx context.Context, url string, o Options) (*Ledger, error) {
 		db.pool.Close()
 		return nil, err
 	}
-	l := &Ledger{db: db, packer: packer, log: o.Logger, listenURL: o.ListenURL, registries: map[ledger.SiteID]*siteRegistry{}}
+	l := &Ledger{db: db, packer: packer, log: o.Logger, listen: listen, registries: map[ledger.SiteID]*siteRegistry{}}
 	if l.log == nil {
 		l.log = slog.New(slog.DiscardHandler)
-	}
-	if l.listenURL == "" {
-		l.listenURL = url
 	}
 	return l, nil
 }

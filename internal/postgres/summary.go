@@ -18,8 +18,13 @@ var groupColumns = map[amieusage.GroupKey]struct{ number, name string }{
 	amieusage.ByProject:   {`project_id`, `(SELECT local_project_id FROM projects n WHERE n.site_id = $1 AND n.project_id = u.project_id)`},
 	amieusage.ByUser:      {`user_id`, `(SELECT username FROM users n WHERE n.site_id = $1 AND n.user_id = u.user_id)`},
 	amieusage.ByDay:       {number: `day`},
-	amieusage.ByMonth:     {number: `date_trunc('month', date '1970-01-01' + day::integer)::date - date '1970-01-01'`},
+	amieusage.ByMonth:     {number: monthOf(`day`)},
 	amieusage.ByUsageType: {number: `usage_type`},
+}
+
+// monthOf is the first day of the month of a day.
+func monthOf(day string) string {
+	return `date_trunc('month', date '1970-01-01' + (` + day + `)::integer)::date - date '1970-01-01'`
 }
 
 // usageRows gives the usage of whole months, [$2, $3), and of whole days beside

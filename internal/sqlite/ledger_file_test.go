@@ -237,7 +237,7 @@ func TestLedgerDamagedBatch(t *testing.T) {
 		t.Errorf("then: report %+v, %v", report, err)
 	}
 	err = store.Verify(context.Background())
-	checkError(t, err, amieusage.CodeInternal, "batch 2 cannot be read back\nbatch 3 cannot be read back")
+	checkError(t, err, amieusage.CodeInternal, "batches: PSC: batch 2 cannot be read back\nbatches: PSC: batch 3 cannot be read back")
 	if _, err := service.Accept(context.Background(), who, resources, crashMessageOf(0, 4)); err != nil {
 		t.Fatal(err)
 	}
@@ -256,21 +256,25 @@ func TestVerify(t *testing.T) {
 		`UPDATE sites SET loaded = loaded + 1`:                               "the site's numbers of records: PSC: accepted 1005, loaded 801",
 		`UPDATE sites SET open_failed = 3`:                                   "the site's number of open failed records: PSC: 3",
 		`UPDATE sites SET gross_charge = gross_charge - 1`:                   "the site's total of all charges: PSC: 948999999 millionths, its records have 949000000",
-		`UPDATE sites SET last_loaded_at = 1`:                                "the site's last time of loading: PSC: 1",
+		`UPDATE sites SET last_loaded_at = 1`:                                "the site's last time of loading: PSC: 1 is before ",
 		`UPDATE records SET charge = 5 WHERE record_id = 1`:                  "usage by day: ",
 		`UPDATE usage_totals SET records = 4 WHERE span = 0`:                 "usage by day: ",
 		`UPDATE usage_totals SET deducted = deducted + 1 WHERE span = 1`:     "usage by month: ",
-		`DELETE FROM usage_totals WHERE span = 1`:                            "usage by month: the records have ",
+		`DELETE FROM usage_totals WHERE span = 1`:                            "usage by month: PSC: the records have ",
 		`UPDATE balances SET given_back = 1`:                                 "balances: ",
-		`INSERT INTO balances VALUES (1, 9, 9, 1, 1, 0)`:                     "balances: rolled up 1, 1, 0 (records, used, given_back) for 1, 9, 9 (site_id, project_id, resource_id)",
+		`INSERT INTO balances VALUES (1, 9, 9, 1, 1, 0)`:                     "balances: PSC: rolled up 1, 1, 0 (records, used, given_back) for 9, 9 (project_id, resource_id)",
 		`UPDATE loads SET charge = charge + 1 WHERE span = 0`:                "loads by transaction: ",
 		`UPDATE loads SET records = records + 1 WHERE span = 1`:              "loads by hour: ",
-		`DELETE FROM revisions WHERE revision = 1`:                           "revisions: record 4 has 198 before revision 200",
+		`DELETE FROM revisions WHERE revision = 1`:                           "the site's number of revisions: PSC: its records have replaced 199; 198 are here, 0 in archives",
+		`DELETE FROM revisions WHERE revision = 7`:                           "revisions: PSC: record 4 has 198 from revision 1 before revision 200",
+		`UPDATE revisions SET ordinal = 5 WHERE revision = 7`:                "what a revision refers to: PSC: revision 7 of record 4",
+		`UPDATE sites SET archived_revisions = 1`:                            "the site's number of revisions: PSC: its records have replaced 199; 199 are here, 1 in archives",
+		`UPDATE batches SET archive = 'a' WHERE batch_id = 7`:                "batches: PSC: batch 7 is in an archive and has records here, too",
 		`UPDATE failed_records SET local_record_id = 'x'`:                    "open failed records of one identity: ",
-		`UPDATE records SET user_id = 9 WHERE record_id = 2`:                 "what a record of the site refers to: record 2",
-		`UPDATE records SET batch_id = 201 WHERE record_id = 2`:              "what a record of the site refers to: record 2",
-		`UPDATE failed_records SET resource_id = 9 WHERE failed_id = 1`:      "what a failed record of the site refers to: failed record 1",
-		`UPDATE batches SET records = x'' WHERE batch_id = 7`:                "batch 7 cannot be read back",
+		`UPDATE records SET user_id = 9 WHERE record_id = 2`:                 "what a record refers to: PSC: record 2",
+		`UPDATE records SET batch_id = 201 WHERE record_id = 2`:              "what a record refers to: PSC: record 2",
+		`UPDATE failed_records SET resource_id = 9 WHERE failed_id = 1`:      "what a failed record refers to: PSC: failed record 1",
+		`UPDATE batches SET records = x'' WHERE batch_id = 7`:                "batches: PSC: batch 7 cannot be read back",
 		`UPDATE records SET loaded_at = loaded_at - 7 WHERE record_id = 600`: "loads by transaction: ",
 	} {
 		t.Run(statement, func(t *testing.T) {

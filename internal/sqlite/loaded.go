@@ -65,23 +65,28 @@ func (l *Ledger) Revisions(ctx context.Context, site ledger.SiteID, id amieusage
 				UNION ALL
 				SELECT v.revision, v.batch_id, v.ordinal, v.charge, v.loaded_at
 				FROM revisions v JOIN current c ON c.record_id = v.record_id WHERE v.site_id = ?1)
-			SELECT k.revision, k.charge, b.accepted_at, k.loaded_at, b.key_id, k.ordinal, b.record_count, b.records
+			SELECT k.revision, k.charge, b.accepted_at, k.loaded_at, b.key_id, k.ordinal, b.record_count, b.records,
+				coalesce(b.archive, '')
 			FROM kept k JOIN batches b ON b.batch_id = k.batch_id ORDER BY k.revision`,
 			&sqlitex.ExecOptions{
 				Args: []any{int64(site), id.Resource, ledger.UsageTypeNumber(id.UsageType), id.LocalRecordID, ledger.Nanos(id.KeyTime)},
 				ResultFunc: func(stmt *sqlite.Stmt) error {
-					records, err := l.packer.Unpack(columnBytes(stmt, 7), stmt.ColumnInt64(6))
-					if err != nil {
-						return err
-					}
-					revisions = append(revisions, ledger.Revision{
+					v := ledger.Revision{
 						Number:     stmt.ColumnInt(0),
 						Charge:     amieusage.ChargeOfMillionths(stmt.ColumnInt64(1)),
 						AcceptedAt: ledger.TimeOrZero(stmt.ColumnInt64(2)),
 						LoadedAt:   ledger.TimeOf(stmt.ColumnInt64(3)),
 						KeyID:      stmt.ColumnInt64(4),
-						Record:     records[stmt.ColumnInt64(5)],
-					})
+						Archive:    stmt.ColumnText(8),
+					}
+					if v.Archive == "" {
+						records, err := l.packer.Unpack(columnBytes(stmt, 7), stmt.ColumnInt64(6))
+						if err != nil {
+							return err
+						}
+						v.Record = records[stmt.ColumnInt64(5)]
+					}
+					revisions = append(revisions, v)
 					return nil
 				},
 			})

@@ -137,7 +137,7 @@ func (m *storeModel) checkFailed(s *modelSite) {
 }
 
 func (f *modelFailed) answer() amieusage.FailedRecord {
-	return amieusage.FailedRecord{UsageType: f.record.UsageType(), Error: string(f.failure), FailedRecordID: f.id, Record: f.record}
+	return amieusage.FailedRecord{UsageType: f.record.UsageType(), Error: string(f.failure), FailedRecordID: f.id, Record: f.record.Record}
 }
 
 // failed returns all open failed records, a few at a time.

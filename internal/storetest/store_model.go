@@ -85,7 +85,7 @@ func (e *modelEntry) newest() modelRevision { return e.revisions[len(e.revisions
 
 type modelFailed struct {
 	id      int64 // 0 until the store has told it
-	record  amieusage.Record
+	record  modelRecord
 	failure ledger.Failure
 	at      time.Time
 	open    bool
@@ -284,7 +284,7 @@ func (m *storeModel) loadBatch(s *modelSite, batch []modelRecord, report *ledger
 		if failure != "" {
 			report.Failed++
 			s.counts.Failed++
-			s.failed = append(s.failed, &modelFailed{record: r.Record, failure: failure, at: m.now, open: true})
+			s.failed = append(s.failed, &modelFailed{record: r, failure: failure, at: m.now, open: true})
 			continue
 		}
 		report.Loaded++

@@ -69,6 +69,11 @@ func testTexts(m *storeModel) {
 			m.equal("LocalRecordID", name, r.LocalRecordID)
 		}
 	}
+	for _, name := range []string{"\x00", "a\x00", "\xff", "a\xc3"} { // what is no text is nothing's name
+		m.equal("records of no text", 0, len(m.loaded(s, amieusage.LoadedQuery{Limit: 2, LocalRecordID: name})))
+		_, err := m.store.Authority(context.Background(), name)
+		m.hasCode(err, amieusage.CodeNotFound)
+	}
 }
 
 // testTextsOfFailures fails records of each text, and repairs every other.

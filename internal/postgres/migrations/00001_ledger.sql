@@ -50,7 +50,7 @@ CREATE TABLE api_keys (
     site_id    bigint NOT NULL,
     key_id     bigint NOT NULL,
     hash       bytea NOT NULL,
-    label      text NOT NULL,
+    label      text COLLATE "C" NOT NULL,
     created_at bigint NOT NULL,
     revoked_at bigint,
     PRIMARY KEY (site_id, key_id)
@@ -213,3 +213,23 @@ CREATE TABLE loads (
     charge      bigint NOT NULL, -- less what was given back
     PRIMARY KEY (site_id, span, loaded_at, resource_id)
 ) WITH (fillfactor = 80);
+
+-- Vacuum. The rows of acceptance and loading change with every send and every
+-- transaction of loading, in place: their pages have the room, and no column
+-- that changes is indexed. Versions that a long reader has held up are cleared
+-- away at once, without the exclusive lock that giving pages back takes, which
+-- all senders would wait for.
+ALTER TABLE acceptance SET (vacuum_truncate = false, autovacuum_vacuum_cost_delay = 0);
+ALTER TABLE loading SET (vacuum_truncate = false, autovacuum_vacuum_cost_delay = 0);
+-- The large tables are vacuumed and analyzed by what loading adds, and not by a
+-- tenth or a fifth of all years: the planner knows the newest times, indexes
+-- alone answer for pages that are all visible, the entries of failed records
+-- that were closed leave failed_open soon, and no vacuum has much to do.
+ALTER TABLE batches SET (autovacuum_vacuum_insert_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
+ALTER TABLE revisions SET (autovacuum_vacuum_insert_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
+ALTER TABLE records SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.02,
+    autovacuum_analyze_scale_factor = 0.02);
+ALTER TABLE failed_records SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.02,
+    autovacuum_analyze_scale_factor = 0.02);
+ALTER TABLE usage_totals SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
+ALTER TABLE loads SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);

@@ -1,0 +1,101 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/amieusage/amieusage/internal/ledger"
+	"github.com/amieusage/amieusage/internal/postgres"
+	"github.com/amieusage/amieusage/internal/sqlite"
+)
+
+// dbVariable names the ledger where --db does not: a URL with a password is
+// safer in the environment than among a process's arguments.
+const dbVariable = "AMIEUSAGE_DB"
+
+// A ledgerStore is a ledger on either engine.
+type ledgerStore interface {
+	ledger.Store
+	ledger.Archivable
+	Verify(ctx context.Context) error
+	Close() error
+}
+
+// dbFlag is the flag --db, which names a ledger.
+type dbFlag string
+
+func (db *dbFlag) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar((*string)(db), "db", "", "the ledger: a file, or postgres://USER@HOST/DATABASE (required; or "+dbVariable+")")
+}
+
+// resolve sets what the flag leaves open from the environment.
+func (db *dbFlag) resolve() error {
+	if *db == "" {
+		*db = dbFlag(os.Getenv(dbVariable))
+	}
+	if *db == "" {
+		return usageError(`required flag(s) "db" not set, nor is %s`, dbVariable)
+	}
+	return nil
+}
+
+// isFile reports whether the ledger is a file.
+func (db dbFlag) isFile() bool { return !postgres.IsURL(string(db)) }
+
+// String names the ledger without secrets.
+func (db dbFlag) String() string {
+	if db.isFile() {
+		return string(db)
+	}
+	return postgres.Redacted(string(db))
+}
+
+// open opens the ledger.
+func (db dbFlag) open(ctx context.Context, o postgres.Options) (ledgerStore, error) {
+	store, err := db.openEither(ctx, o)
+	if err != nil {
+		return nil, &statusError{exitUsage, err}
+	}
+	return store, nil
+}
+
+func (db dbFlag) openEither(ctx context.Context, o postgres.Options) (ledgerStore, error) {
+	if db.isFile() {
+		return sqlite.OpenLedger(ctx, string(db))
+	}
+	return postgres.Open(ctx, string(db), o)
+}
+
+// withLedger adds the flag --db to a command that works on a ledger. With
+// creates the ledger's file is made where it is missing.
+func (p *program) withLedger(cmd *cobra.Command, creates bool, work func(ctx context.Context, store ledgerStore, args []string) error) *cobra.Command {
+	var db dbFlag
+	db.add(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
+		if err := db.resolve(); err != nil {
+			return err
+		}
+		if _, err := os.Stat(string(db)); !creates && db.isFile() && errors.Is(err, fs.ErrNotExist) {
+			return usageError("there is no ledger %s (amieusage admin import and amieusage serve create one)", db)
+		}
+		store, err := db.open(cmd.Context(), postgres.Options{MaxConns: adminConns})
+		if err != nil {
+			return err
+		}
+		defer func() {
+			if closeErr := store.Close(); err == nil {
+				err = closeErr
+			}
+		}()
+		return work(cmd.Context(), store, args)
+	}
+	return cmd
+}
+
+// adminConns is how many connections a command needs that does one thing after
+// another.
+const adminConns = 2

@@ -1,0 +1,184 @@
+package ledger
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/amieusage/amieusage"
+)
+
+// A Check is something that must hold in a ledger. Its query gives a row for
+// everything that does not: the site's number, and a text.
+type Check struct{ What, Query string }
+
+// An SQL is how an engine says what its checks need.
+type SQL struct {
+	Rows     string // the condition that chooses the rows to check, by site_id
+	Counters string // the table of the sites' counters
+	Month    string // the first day of the month of usage_time
+	// LoadedBy is the condition that batch b was loaded when the record was,
+	// and FailedBy that it was when the failed record was: both are r.
+	LoadedBy, FailedBy string
+}
+
+// perHour and perDay cut times in SQL.
+const (
+	perHour = "3600000000000"
+	perDay  = "86400000000000"
+)
+
+// Checks returns what must hold in the tables that every engine has: roll-ups,
+// counters and references are what the records say.
+func Checks(q SQL) []Check {
+	usage := []string{"records", "deducted", "given_back"}
+	usageOf := func(deducted string) string {
+		return "1 AS records, CASE WHEN gives_back THEN 0 ELSE charge END AS " + deducted +
+			", CASE WHEN gives_back THEN charge ELSE 0 END AS given_back"
+	}
+	const loads = "1 AS records, CASE WHEN gives_back THEN -charge ELSE charge END AS charge"
+	return []Check{
+		{"usage by day", q.compared("usage_totals WHERE span = 0 AND ", "day, resource_id, project_id, user_id, usage_type", usage,
+			"usage_time / "+perDay+" AS day, resource_id, project_id, user_id, usage_type, "+usageOf("deducted"))},
+		{"usage by month", q.compared("usage_totals WHERE span = 1 AND ", "day, resource_id, project_id, user_id, usage_type", usage,
+			q.Month+" AS day, resource_id, project_id, user_id, usage_type, "+usageOf("deducted"))},
+		{"balances", q.compared("balances WHERE ", "project_id, resource_id", []string{"records", "used", "given_back"},
+			"project_id, resource_id, "+usageOf("used"))},
+		{"loads by transaction", q.compared("loads WHERE span = 0 AND ", "resource_id, loaded_at", []string{"records", "charge"},
+			"resource_id, loaded_at, "+loads)},
+		{"loads by hour", q.compared("loads WHERE span = 1 AND ", "resource_id, loaded_at", []string{"records", "charge"},
+			"resource_id, loaded_at - loaded_at % "+perHour+" AS loaded_at, "+loads)},
+		{"the site's total of all charges", `
+			SELECT site_id, gross_charge || ' millionths, its records have ' || charge
+			FROM (SELECT site_id, gross_charge, coalesce((SELECT sum(charge) FROM records r WHERE r.site_id = c.site_id), 0) AS charge
+				FROM ` + q.Counters + ` c WHERE ` + q.Rows + `) AS site
+			WHERE gross_charge <> charge`},
+		{"the site's last time of loading", `
+			SELECT site_id, last_loaded_at || ' is before that of a record or of a failed one, ' || latest
+			FROM (SELECT site_id, last_loaded_at, (SELECT max(at) FROM (
+					SELECT max(loaded_at) AS at FROM records r WHERE r.site_id = c.site_id
+					UNION ALL
+					SELECT max(failed_at) FROM failed_records f WHERE f.site_id = c.site_id) AS times) AS latest
+				FROM ` + q.Counters + ` c WHERE ` + q.Rows + `) AS site
+			WHERE last_loaded_at < latest`},
+		{"the site's number of revisions", `
+			SELECT site_id, 'its records have replaced ' || replaced || '; ' || kept || ' are here, '
+				|| archived_revisions || ' in archives'
+			FROM (SELECT site_id, archived_revisions,
+					coalesce((SELECT sum(revision - 1) FROM records r WHERE r.site_id = c.site_id), 0) AS replaced,
+					(SELECT count(*) FROM revisions v WHERE v.site_id = c.site_id) AS kept
+				FROM ` + q.Counters + ` c WHERE ` + q.Rows + `) AS site
+			WHERE replaced <> kept + archived_revisions`},
+		// Archives take a record's first revisions.
+		{"revisions", `
+			SELECT r.site_id, 'record ' || r.record_id || ' has ' || count(*) || ' from revision ' || min(v.revision)
+				|| ' before revision ' || r.revision
+			FROM (SELECT * FROM records WHERE ` + q.Rows + `) AS r
+			JOIN revisions v ON v.site_id = r.site_id AND v.record_id = r.record_id
+			GROUP BY r.site_id, r.record_id, r.revision
+			HAVING count(*) <> r.revision - min(v.revision) OR max(v.revision) >= r.revision OR min(v.revision) < 1`},
+		{"numbers of records", `
+			SELECT site_id, 'record ' || record_id || ' is there ' || count(*) || ' times' FROM records WHERE ` + q.Rows + `
+			GROUP BY site_id, record_id HAVING count(*) > 1`},
+		{"open failed records of one identity", `
+			SELECT site_id, 'resource ' || resource_id || ', ' || local_record_id || ': ' || count(*)
+			FROM failed_records WHERE state = 0 AND ` + q.Rows + `
+			GROUP BY site_id, resource_id, usage_type, local_record_id, key_time HAVING count(*) > 1`},
+		{"what a record refers to", `
+			SELECT r.site_id, 'record ' || r.record_id
+			FROM (SELECT * FROM records WHERE ` + q.Rows + `) AS r
+			LEFT JOIN resources n ON n.site_id = r.site_id AND n.resource_id = r.resource_id
+			LEFT JOIN projects p ON p.site_id = r.site_id AND p.project_id = r.project_id
+			LEFT JOIN users u ON u.site_id = r.site_id AND u.user_id = r.user_id
+			LEFT JOIN batches b ON b.site_id = r.site_id AND b.batch_id = r.batch_id AND r.ordinal < b.record_count AND ` + q.LoadedBy + `
+			WHERE n.site_id IS NULL OR p.site_id IS NULL OR u.site_id IS NULL OR b.site_id IS NULL`},
+		{"what a revision refers to", `
+			SELECT r.site_id, 'revision ' || r.revision || ' of record ' || r.record_id
+			FROM (SELECT * FROM revisions WHERE ` + q.Rows + `) AS r
+			LEFT JOIN batches b ON b.site_id = r.site_id AND b.batch_id = r.batch_id AND r.ordinal < b.record_count AND ` + q.LoadedBy + `
+			WHERE b.site_id IS NULL`},
+		{"what a failed record refers to", `
+			SELECT r.site_id, 'failed record ' || r.failed_id
+			FROM (SELECT * FROM failed_records WHERE ` + q.Rows + `) AS r
+			LEFT JOIN resources n ON n.site_id = r.site_id AND n.resource_id = r.resource_id
+			LEFT JOIN batches b ON b.site_id = r.site_id AND b.batch_id = r.batch_id AND r.ordinal < b.record_count AND ` + q.FailedBy + `
+			WHERE n.site_id IS NULL OR b.site_id IS NULL`},
+	}
+}
+
+// compared returns the query for the rows in which a roll-up with these keys
+// and sums differs from what the records add up to.
+func (q SQL) compared(rollUp, keys string, sums []string, fromRecords string) string {
+	var summed, nonzero []string
+	for _, column := range sums {
+		summed = append(summed, "sum("+column+")")
+		nonzero = append(nonzero, column+" <> 0")
+	}
+	columns := strings.Join(sums, ", ")
+	return `
+		SELECT site_id, min(side) || ' ' || concat_ws(', ', ` + columns + `) || ' (` + columns + `) for ' || concat_ws(', ', ` + keys + `) || ' (` + keys + `)'
+		FROM (
+			SELECT 'rolled up' AS side, site_id, ` + keys + `, ` + columns + ` FROM ` + rollUp + q.Rows + ` AND (` + strings.Join(nonzero, " OR ") + `)
+			UNION ALL
+			SELECT 'the records have', site_id, ` + keys + `, ` + strings.Join(summed, ", ") + `
+			FROM (SELECT site_id, ` + fromRecords + ` FROM records WHERE ` + q.Rows + `) AS r
+			GROUP BY site_id, ` + keys + `) AS both_sides
+		GROUP BY site_id, ` + keys + `, ` + columns + ` HAVING count(*) <> 2`
+}
+
+// maxFindings is how many findings of one check are named.
+const maxFindings = 5
+
+// Findings are what checks have found in a ledger.
+type Findings struct {
+	found []error
+	count map[string]int
+	whats []string // in order of the first finding
+}
+
+// Add adds what a check has found.
+func (f *Findings) Add(what, text string) {
+	if f.count == nil {
+		f.count = map[string]int{}
+	}
+	if f.count[what]++; f.count[what] == 1 {
+		f.whats = append(f.whats, what)
+	}
+	if f.count[what] <= maxFindings {
+		f.found = append(f.found, fmt.Errorf("%s: %s", what, text))
+	}
+}
+
+// Err returns nil where nothing was found, or amieusage.CodeInternal, with the
+// ledger's name and the findings.
+func (f *Findings) Err(ledger string) error {
+	if len(f.found) == 0 {
+		return nil
+	}
+	found := f.found
+	for _, what := range f.whats {
+		if more := f.count[what] - maxFindings; more > 0 {
+			found = append(found, fmt.Errorf("%s: and %d more", what, more))
+		}
+	}
+	return &amieusage.Error{
+		Code:    amieusage.CodeInternal,
+		Message: ledger + " does not add up",
+		Hint:    "restore it from a backup",
+		Err:     errors.Join(found...),
+	}
+}
+
+// Check returns what is wrong with the stored records of a batch, or "".
+func (p *Packer) Check(packed []byte, count int64, archived bool) string {
+	if archived {
+		if len(packed) > 0 {
+			return "is in an archive and has records here, too"
+		}
+		return ""
+	}
+	if _, err := p.Unpack(packed, count); err != nil {
+		return "cannot be read back"
+	}
+	return ""
+}
