@@ -48,12 +48,13 @@ func dumpOf(w io.Writer, n int) {
 	}
 }
 
-// recordsOf returns n compute records; different n0 give different identities.
+// recordsOf returns n compute records, one every ten seconds; different n0 give
+// different identities.
 func recordsOf(n0, n int) []amieusage.Record {
 	records := make([]amieusage.Record, n)
 	start := time.Date(2026, 10, 1, 0, 0, 0, 0, time.UTC)
 	for i := range records {
-		at := start.Add(time.Duration(n0+i) * time.Second)
+		at := start.Add(time.Duration(n0+i) * 10 * time.Second)
 		charge, err := amieusage.ParseCharge(fmt.Sprintf("%d.%06d", i%100, i))
 		if err != nil {
 			panic(err)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -197,7 +198,23 @@ func (db *database) migrateError(err error) error {
 // that no message is in another.
 func cause(err error) error {
 	if e, ok := err.(*amieusage.Error); ok && e.Err != nil {
-		return e.Err
+		err = e.Err
+	}
+	if c, ok := errors.AsType[*pgconn.ConnectError](err); ok {
+		return &connectError{c}
 	}
 	return err
+}
+
+// A connectError tells in one line what went wrong with each address, once.
+type connectError struct{ *pgconn.ConnectError }
+
+func (e *connectError) Error() string {
+	var told []string
+	for line := range strings.SplitSeq(e.Unwrap().Error(), "\n") {
+		if line = strings.TrimSpace(line); !slices.Contains(told, line) {
+			told = append(told, line)
+		}
+	}
+	return strings.Join(told, "; ")
 }
