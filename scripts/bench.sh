@@ -40,19 +40,23 @@ mkdir -p docs
 connections, spread over the replicas, and loaded by all replicas at once. The
 replicas share one process, the client too; cores are those that the process and
 the server of PostgreSQL were seen to use. The floor is COPY of as many rows of
-that size into a table without an index, 4,000 a commit.
+that size into a table without an index, 4,000 a commit. The last columns are
+what the server's connections that had work were found at, a hundred times a
+second: computing, syncing a commit, waiting for a lock, or for the program.
 
-| work | on | records a second | ratio to the floor | cores, process | cores, PostgreSQL |
-|---|---|---|---|---|---|
+| work | on | records a second | ratio to the floor | cores, program | cores, PostgreSQL | computing | commits | locks | program |
+|---|---|---|---|---|---|---|---|---|---|
 HEAD
   awk '
     function metric(unit,  i) { for (i = 3; i < NF; i++) if ($(i + 1) == unit) return $i }
     /^BenchmarkReplicas\// {
       sub(/-[0-9]+$/, "", $1); split($1, name, "/")
       row[++n] = name[2]; on[n] = name[3]; rate[n] = metric("/s"); own[n] = metric("own-cores"); db[n] = metric("db-cores")
+      found[n] = sprintf("%.0f %% | %.0f %% | %.0f %% | %.0f %%", metric("computing-%"), metric("commits-%"), metric("locks-%"), metric("client-%"))
+      if (name[3] == "sqlite") found[n] = "- | - | - | -"
       if (name[3] == "plain-copy") floor = rate[n]
     }
-    END { for (i = 1; i <= n; i++) printf "| %s | %s | %.0f | %.2f | %.2f | %.2f |\n", row[i], on[i], rate[i], rate[i] / floor, own[i], db[i] }
+    END { for (i = 1; i <= n; i++) printf "| %s | %s | %.0f | %.2f | %.2f | %.2f | %s |\n", row[i], on[i], rate[i], rate[i] / floor, own[i], db[i], found[i] }
   ' "$results"
   cat <<'HEAD'
 

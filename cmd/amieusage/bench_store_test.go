@@ -205,14 +205,73 @@ func cpuTime(b *testing.B, server *pgtest.Server) (own, database time.Duration) 
 	return own, database
 }
 
-// measured runs work on so many records once, and reports their rate and how
-// many cores this process and the server have used.
+// waits counts what the server's busy connections wait for, until it is told to
+// stop: a sample every ten milliseconds.
+func waits(b *testing.B, server *pgtest.Server) (stop func() map[string]float64) {
+	b.Helper()
+	done, result := make(chan struct{}), make(chan map[string]float64)
+	go func() {
+		shares := map[string]float64{}
+		defer func() { result <- shares }()
+		conn, err := pgx.Connect(b.Context(), server.URL("postgres"))
+		if err != nil {
+			b.Error(err)
+			return
+		}
+		defer conn.Close(context.WithoutCancel(b.Context()))
+		tick := time.NewTicker(10 * time.Millisecond)
+		defer tick.Stop()
+		samples := 0.0
+		for {
+			select {
+			case <-done:
+				for what := range shares {
+					shares[what] /= samples
+				}
+				return
+			case <-tick.C:
+			}
+			rows, err := conn.Query(b.Context(), `
+				SELECT CASE WHEN wait_event IS NULL THEN 'computing' WHEN wait_event_type = 'Lock' THEN 'locks'
+					WHEN wait_event LIKE 'WAL%' THEN 'commits' WHEN wait_event_type = 'Client' THEN 'client' ELSE 'other' END
+				FROM pg_stat_activity WHERE backend_type = 'client backend' AND state <> 'idle' AND pid <> pg_backend_pid()`)
+			if err != nil {
+				b.Error(err)
+				return
+			}
+			found, err := pgx.CollectRows(rows, pgx.RowTo[string])
+			if err != nil {
+				b.Error(err)
+				return
+			}
+			for _, what := range found {
+				shares[what]++
+				samples++
+			}
+		}
+	}()
+	return func() map[string]float64 {
+		close(done)
+		return <-result
+	}
+}
+
+// measured runs work on so many records once, and reports their rate, how many
+// cores this process and the server have used, and what the server's busy
+// connections were found waiting for.
 func measured(b *testing.B, server *pgtest.Server, records int, work func()) {
 	b.Helper()
+	sampled := func() map[string]float64 { return nil }
+	if server != nil {
+		sampled = waits(b, server)
+	}
 	own, database := cpuTime(b, server)
 	b.ResetTimer()
 	work()
 	b.StopTimer()
+	for what, share := range sampled() {
+		b.ReportMetric(100*share, what+"-%")
+	}
 	ownAfter, databaseAfter := cpuTime(b, server)
 	seconds := b.Elapsed().Seconds()
 	b.ReportMetric(float64(records)/seconds, "/s")
@@ -243,22 +302,21 @@ func BenchmarkReplicas(b *testing.B) {
 		run(fmt.Sprintf("postgres-%d", n), server, func(b *testing.B) []*replica { return openReplicas(b, server.Database(b), n) })
 	}
 	b.Run("load/plain-copy", func(b *testing.B) {
-		url := server.Database(b)
-		measured(b, server, benchRecords, func() { plainCopy(b, url, benchRecords) })
+		conn, err := pgx.Connect(b.Context(), server.Database(b))
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer conn.Close(context.WithoutCancel(b.Context()))
+		measured(b, server, benchRecords, func() { plainCopy(b, conn, benchRecords) })
 	})
 }
 
 // plainCopy copies rows of a record's size into a table without an index, as
 // many a transaction as loading does.
-func plainCopy(b *testing.B, url string, records int) {
+func plainCopy(b *testing.B, conn *pgx.Conn, records int) {
 	b.Helper()
 	ctx := b.Context()
-	conn, err := pgx.Connect(ctx, url)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	_, err = conn.Exec(ctx, `CREATE TABLE plain (site bigint, resource text, record text, submit bigint, started bigint, ended bigint,
+	_, err := conn.Exec(ctx, `CREATE TABLE plain (site bigint, resource text, record text, submit bigint, started bigint, ended bigint,
 		project text, username text, charge bigint, nodes bigint, cores bigint, name text, queue text)`)
 	if err != nil {
 		b.Fatal(err)
