@@ -47,7 +47,8 @@ Those that do not apply are null. Every record is in one line of one file.
 
 A file is on stable storage under its name before what it holds is removed. Cut
 off at any time, the same command goes on; a name that begins with a dot is of
-an unfinished file. Keep the files: the ledger refers to them by their names.
+an unfinished file. Keep the files: the ledger refers to them by their names. Give
+each ledger a folder of its own.
 
 The service may be running. The room that is freed is used for what comes next:
 a SQLite file does not become smaller, and PostgreSQL's autovacuum sees to it.`,

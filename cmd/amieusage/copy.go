@@ -32,19 +32,21 @@ func (p *program) adminCopyCommand() *cobra.Command {
 		Short: "Move a ledger's file into PostgreSQL",
 		Long: `Copy a ledger's file into a database of PostgreSQL, with all of its sites or
 those that --site names: their registries, API keys, records, revisions and
-failed records, and what is queued. All numbers and times stay, so that clients
-go on with their keys and cursors. Batches that are in archives stay in those.
+failed records, and what is queued. Numbers and times stay, so that clients go on
+with their keys and cursors. Only batches are numbered anew, in each site: those
+that are in archives stay in these, and new archives go into another folder.
 
 Stop the service first: nothing may be added to the file meanwhile. In the end
 every row of both is compared, by tables and months of usage; the sites are
-served from the database only if all is equal. The file is not changed. Then
+served from the database only if all is equal. Nothing changes in the file but
+its schema, where that is of an older program. Then
 
   amieusage serve --db postgres://USER@HOST/DATABASE
 
 Cut off at any time, the same command goes on where it was. Where the file was
 served again in between, begin anew with --restart, which removes from the
 database what was copied of the sites; it removes nothing of sites that are
-served from there.
+served from there. Should that run be cut off, go on without --restart.
 
 Exit status: 0 the sites are copied and equal, 1 they are not, 2 the file or the
 database cannot be used.`,
@@ -56,7 +58,7 @@ database cannot be used.`,
 	f := cmd.Flags()
 	f.StringVar(&o.from, "from", "", "the ledger's file (required)")
 	f.StringVar(&o.to, "to", "", "the database: postgres://USER@HOST/DATABASE (required; or "+dbVariable+")")
-	f.StringSliceVar(&o.sites, "site", nil, "copy only this site; may be repeated")
+	f.StringArrayVar(&o.sites, "site", nil, "copy only this site; may be repeated")
 	f.BoolVar(&o.restart, "restart", false, "remove first what an earlier copy has left unfinished")
 	o.output.add(cmd)
 	markRequired(cmd, "from")
@@ -108,7 +110,11 @@ func (p *program) copyLedger(ctx context.Context, o *copyOptions) (err error) {
 		fmt.Fprintf(p.stderr, "copied and equal; go on with: amieusage serve --db %s\n", to)
 	}
 	if e, ok := errors.AsType[*amieusage.Error](err); ok && e.Code == amieusage.CodeUnavailable {
-		return fmt.Errorf("%w; the same command goes on from here", err)
+		again := "the same command goes on from here"
+		if o.restart {
+			again = "without --restart " + again
+		}
+		return fmt.Errorf("%w; %s", err, again)
 	}
 	return err
 }

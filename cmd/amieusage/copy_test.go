@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -119,6 +120,14 @@ func newMovedLedger(t *testing.T, records int) *movedLedger {
 			m.send(t, strict, s, m.job(fmt.Sprint("later", round), "p.one")) // is superseded
 		}
 		m.loadAll(t, strict)
+		if round == 2 {
+			err := ledger.Archive(t.Context(), store, ledger.Archiving{
+				Folder: t.TempDir(), Before: m.now, Site: "PSC", MaxRecords: records / 3, Done: func(ledger.Archived) {},
+			}, m.now)
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 	for s := range m.sites {
 		m.send(t, open, s, recordsOf(10_000_000, 20)...)
@@ -252,6 +261,10 @@ func (m *movedLedger) wantSame(t *testing.T, url string) {
 		}
 		if want.Counts.Loaded == 0 || want.Counts.Queued == 0 || len(want.Failed) == 0 || len(want.Loaded) < 2 {
 			t.Errorf("%s shows too little: %+v", m.sites[s].name, want.Counts)
+		}
+		inArchives := slices.ContainsFunc(want.Revisions, func(r []ledger.Revision) bool { return r[0].Archive != "" })
+		if inArchives != (m.sites[s].name == "PSC") {
+			t.Errorf("%s shows revisions that are in archives: %v", m.sites[s].name, inArchives)
 		}
 	}
 	for _, store := range []ledger.Store{from, to} {

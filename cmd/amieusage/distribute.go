@@ -25,10 +25,9 @@ the extension citus in the database on every node, and add the nodes on the
 coordinator (citus_set_coordinator_host, citus_add_node). --db names the
 coordinator, and all replicas connect to it, as before.
 
-The service may be running. Sends and loading wait while their table is moved,
-for up to ten seconds; then sites are asked to send again later. With a large
-ledger, take a quiet hour. The disks of the nodes and of the coordinator need
-room for both copies of the largest table.`,
+Stop all replicas first, and start them again when it is done: while some of the
+tables are moved and others are not, the service could use neither. The disks of
+the nodes and of the coordinator need room for both copies of the largest table.`,
 		Example: `  psql postgres://amieusage@coordinator.example.org/amieusage -c 'SELECT * FROM citus_get_active_worker_nodes()'
   amieusage admin distribute --db postgres://amieusage@coordinator.example.org/amieusage`,
 		Args: cobra.NoArgs,

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,8 +24,8 @@ type Archivable interface {
 	// SiteNames returns the names of all sites by their numbers.
 	SiteNames(ctx context.Context) (map[SiteID]string, error)
 	// OldBatches returns, in order of acceptance, batches of a site behind the
-	// batch after that are not archived, up to about maxRecords records. It
-	// ends before the first one that is not loaded or was not accepted before
+	// batch after that are not archived, up to about maxRecords records and
+	// [MaxLoadBytes]. It ends before the first one that is not loaded or was not accepted before
 	// the time; damaged ones that loading has set aside are left out. Any other
 	// that cannot be read back is amieusage.CodeInternal.
 	OldBatches(ctx context.Context, site SiteID, after int64, before time.Time, maxRecords int) (OldBatches, error)
@@ -171,7 +172,7 @@ func Archive(ctx context.Context, store Archivable, a Archiving, now time.Time) 
 			run := &archiveRun{Archiving: a, store: store, site: site, after: after}
 			archived, err := run.archive(ctx)
 			if err != nil {
-				return err
+				return fmt.Errorf("archiving site %s: %w", site.name, err)
 			}
 			if archived.Batches == 0 {
 				break

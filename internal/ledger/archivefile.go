@@ -88,7 +88,7 @@ func fileNameOf(site string) string {
 	var name strings.Builder
 	for i, c := range []byte(site) {
 		switch {
-		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', i > 0 && (c == '_' || c == '.'):
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', i > 0 && (c == '-' || c == '_' || c == '.'):
 			name.WriteByte(c)
 		default:
 			fmt.Fprintf(&name, "%%%02X", c)

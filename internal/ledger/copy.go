@@ -22,7 +22,7 @@ type CopySource interface {
 	// batches were not loaded in order is amieusage.CodeInternal.
 	Site(ctx context.Context, name string) (*CopySite, error)
 	// Rows gives the rows of a table of a site behind a key, in order of the
-	// key, one at a time: a row is valid until the next one is asked for.
+	// key, each in the same slice.
 	Rows(ctx context.Context, site SiteID, t *CopyTable, after []int64) iter.Seq2[[]any, error]
 }
 
@@ -34,20 +34,21 @@ type CopyTarget interface {
 	Site(ctx context.Context, name string) (*CopySite, error)
 	// Rows is as that of a [CopySource].
 	Rows(ctx context.Context, site SiteID, t *CopyTable, after []int64) iter.Seq2[[]any, error]
-	// Create adds a site that is not served, and returns its number.
+	// Create adds a site that is not served, and returns its number. It is
+	// amieusage.CodeConflict where there is one of this name by now.
 	Create(ctx context.Context, name string) (SiteID, error)
 	// LastKey returns the largest key of a table of a site; [CopyTable.First]
 	// where it has no rows.
 	LastKey(ctx context.Context, site SiteID, t *CopyTable) ([]int64, error)
-	// Append adds rows to a table of a site, in one transaction: those that next
-	// gives, until it gives nil. It is amieusage.CodeConflict where the largest
-	// key there is not after.
-	Append(ctx context.Context, site SiteID, t *CopyTable, after []int64, next func() ([]any, error)) error
+	// Append adds rows to a table of a site, in one transaction. It is
+	// amieusage.CodeConflict where the largest key there is not after.
+	Append(ctx context.Context, site SiteID, t *CopyTable, after []int64, rows [][]any) error
 	// Remove removes all rows of a site. Cut off, it leaves of each table what a
 	// copy that was cut off leaves.
 	Remove(ctx context.Context, site SiteID) error
 	// Serve gives sites their counters, and lets them be served, all or none.
-	// They have their numbers in the target.
+	// They have the target's numbers and Changes. It is amieusage.CodeConflict
+	// where rows of one were written since.
 	Serve(ctx context.Context, sites []*CopySite) error
 }
 
@@ -56,6 +57,8 @@ type CopySite struct {
 	ID     SiteID // in the ledger that it was read from
 	Name   string
 	Served bool
+	// Changes rises with each write of a copy into the target.
+	Changes int64
 	CopyCounters
 }
 
@@ -98,7 +101,7 @@ type CopyProgress struct {
 }
 
 // One transaction of a copy writes at most so many rows, and about so many
-// bytes.
+// bytes; they are held in memory, so that it does not wait for the source.
 const (
 	copyChunkRows  = 10_000
 	copyChunkBytes = 8 << 20
@@ -111,7 +114,8 @@ var ErrCopyDiffers = &amieusage.Error{Code: amieusage.CodeConflict,
 
 // Run copies the sites, compares them, and lets all of them be served in the
 // end. The reports are of the sites that were compared, also beside an error:
-// [ErrCopyDiffers] where a copy differs.
+// [ErrCopyDiffers] where a copy differs. A source whose counters are not what
+// its rows add up to is amieusage.CodeInternal.
 //
 // A site that is served already is not touched. It may be what an earlier run
 // has copied: where it still holds the same as the source, all is well; else it
@@ -161,7 +165,7 @@ func (c *Copy) Run(ctx context.Context, names []string) ([]CopyReport, error) {
 			differs = cmp.Or(differs, error(ErrCopyDiffers))
 		default:
 			site := *p.from
-			site.ID = p.to.ID
+			site.ID, site.Changes = p.to.ID, p.to.Changes
 			whole = append(whole, &site)
 		}
 	}
@@ -175,7 +179,8 @@ func (c *Copy) Run(ctx context.Context, names []string) ([]CopyReport, error) {
 func ServedSite(name string) error {
 	return &amieusage.Error{Code: amieusage.CodeConflict,
 		Message: fmt.Sprintf("site %s is served already by the ledger to copy to, which holds something else", name),
-		Hint:    "copy to another database"}
+		Hint: "if an earlier run has copied it, and it has been in use since, there is nothing to do; " +
+			"else copy to another database"}
 }
 
 // A copyPair is a site in both ledgers.
@@ -201,7 +206,12 @@ func (c *Copy) copySite(ctx context.Context, p *copyPair, copied *int64) error {
 			return fmt.Errorf("copying %s of site %s: %w", t.Name, p.from.Name, err)
 		}
 	}
-	return nil
+	// As of now: what is written after this is not what is compared.
+	to, err := c.To.Site(ctx, p.from.Name)
+	if err == nil && to != nil {
+		p.to = to
+	}
+	return err
 }
 
 func (c *Copy) copyTable(ctx context.Context, p *copyPair, t *CopyTable, copied *int64) error {
@@ -209,33 +219,34 @@ func (c *Copy) copyTable(ctx context.Context, p *copyPair, t *CopyTable, copied 
 	if err != nil {
 		return err
 	}
-	next, stop := iter.Pull2(c.From.Rows(ctx, p.from.ID, t, last))
-	defer stop()
-	row, err, more := next()
-	for rows := int64(0); more && err == nil; {
-		key, n, size := slices.Clone(last), 0, 0
-		err = c.To.Append(ctx, p.to.ID, t, last, func() ([]any, error) {
-			if n > 0 {
-				// The row before stays valid until here.
-				row, err, more = next()
-			}
-			if !more || err != nil || n == copyChunkRows || size >= copyChunkBytes {
-				return nil, err
-			}
-			n++
-			size += rowBytes(row)
-			t.key(key, row)
-			return row, nil
-		})
+	var chunk [][]any
+	size, rows := 0, int64(0)
+	write := func() error {
+		if err := c.To.Append(ctx, p.to.ID, t, last, chunk); err != nil {
+			return err
+		}
+		last = t.key(chunk[len(chunk)-1])
+		rows += int64(len(chunk))
+		*copied += int64(len(chunk))
+		chunk, size = chunk[:0], 0
+		c.Progress(CopyProgress{Site: p.from.Name, Table: t.Name, Rows: rows})
+		return nil
+	}
+	for row, err := range c.From.Rows(ctx, p.from.ID, t, last) {
 		if err != nil {
 			return err
 		}
-		last = key
-		rows += int64(n)
-		*copied += int64(n)
-		c.Progress(CopyProgress{Site: p.from.Name, Table: t.Name, Rows: rows})
+		chunk = append(chunk, slices.Clone(row))
+		if size += rowBytes(row); len(chunk) == copyChunkRows || size >= copyChunkBytes {
+			if err := write(); err != nil {
+				return err
+			}
+		}
 	}
-	return err
+	if len(chunk) == 0 {
+		return nil
+	}
+	return write()
 }
 
 // verify compares a site row by row, in both ledgers at the same time.
@@ -254,6 +265,11 @@ func (c *Copy) verify(ctx context.Context, p *copyPair) (*CopyReport, error) {
 	})
 	if err := group.Wait(); err != nil {
 		return nil, fmt.Errorf("comparing site %s: %w", p.from.Name, err)
+	}
+	if from.totals != p.from.CopyTotals {
+		return nil, &amieusage.Error{Code: amieusage.CodeInternal,
+			Message: "the ledger to copy does not add up: the counters of site " + p.from.Name + " are not what its rows say",
+			Hint:    "look closer: amieusage admin check; or restore it from a backup"}
 	}
 	return &CopyReport{
 		Site:  p.from.Name,
@@ -295,11 +311,13 @@ func (t *CopyTable) First() []int64 {
 	return slices.Repeat([]int64{math.MinInt64}, t.Key)
 }
 
-// key sets the key to that of a row.
-func (t *CopyTable) key(key []int64, row []any) {
+// key returns the key of a row.
+func (t *CopyTable) key(row []any) []int64 {
+	key := make([]int64, t.Key)
 	for i := range key {
 		key[i], _ = row[i].(int64)
 	}
+	return key
 }
 
 func ints(names ...string) []CopyColumn {

@@ -8,7 +8,9 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -19,8 +21,9 @@ type copyMemory struct {
 	CopyTarget // what is not used here
 	tables     map[string][][]any
 	served     bool
+	uncounted  int64 // records that the counters have not
 	appends    int
-	failAt     int // the transaction that fails, half written; 0: none
+	failAt     int // the transaction that fails; 0: none
 }
 
 var errCut = errors.New("cut off")
@@ -33,6 +36,7 @@ func (m *copyMemory) Site(context.Context, string) (*CopySite, error) {
 		site.Batches++
 		site.Accepted += row[batchCount].(int64)
 	}
+	site.Accepted -= m.uncounted
 	site.Queued = site.Accepted
 	for _, row := range m.tables["records"] {
 		site.GrossCharge += row[recordCharge].(int64)
@@ -42,9 +46,9 @@ func (m *copyMemory) Site(context.Context, string) (*CopySite, error) {
 
 func (m *copyMemory) Rows(_ context.Context, _ SiteID, t *CopyTable, after []int64) iter.Seq2[[]any, error] {
 	return func(yield func([]any, error) bool) {
-		key, valid := t.First(), make([]any, len(t.Columns))
+		valid := make([]any, len(t.Columns))
 		for _, row := range m.tables[t.Name] {
-			if t.key(key, row); slices.Compare(key, after) <= 0 {
+			if slices.Compare(t.key(row), after) <= 0 {
 				continue
 			}
 			copy(valid, row)
@@ -56,30 +60,19 @@ func (m *copyMemory) Rows(_ context.Context, _ SiteID, t *CopyTable, after []int
 }
 
 func (m *copyMemory) LastKey(_ context.Context, _ SiteID, t *CopyTable) ([]int64, error) {
-	key := t.First()
 	if rows := m.tables[t.Name]; len(rows) > 0 {
-		t.key(key, rows[len(rows)-1])
+		return t.key(rows[len(rows)-1]), nil
 	}
-	return key, nil
+	return t.First(), nil
 }
 
-func (m *copyMemory) Append(_ context.Context, _ SiteID, t *CopyTable, _ []int64, next func() ([]any, error)) error {
+func (m *copyMemory) Append(_ context.Context, _ SiteID, t *CopyTable, after []int64, rows [][]any) error {
 	m.appends++
-	var added [][]any
-	for {
-		row, err := next()
-		if err != nil {
-			return err
-		}
-		if row == nil {
-			break
-		}
-		added = append(added, slices.Clone(row))
-		if m.appends == m.failAt {
-			return errCut
-		}
+	last, err := m.LastKey(context.Background(), 1, t)
+	if m.appends == m.failAt || err != nil || !slices.Equal(last, after) {
+		return errCut
 	}
-	m.tables[t.Name] = append(m.tables[t.Name], added...)
+	m.tables[t.Name] = append(m.tables[t.Name], rows...)
 	return nil
 }
 
@@ -169,6 +162,50 @@ func TestCopyCompares(t *testing.T) {
 		if err != nil || report.Equal() {
 			t.Errorf("%s was not seen: %v", name, err)
 		}
+	}
+}
+
+// TestCopySourceCounters has a source whose counters are not what its rows say:
+// to copy it again would not help.
+func TestCopySourceCounters(t *testing.T) {
+	from := &copyMemory{uncounted: 1, tables: map[string][][]any{
+		"batches": {{int64(1), int64(1), int64(1), int64(5), int64(3), false, []byte("abc"), nil}},
+	}}
+	to := &copyMemory{tables: map[string][][]any{}}
+	_, err := (&Copy{From: from, To: to}).Run(t.Context(), []string{"PSC"})
+	if err == nil || !strings.Contains(err.Error(), "admin check") || to.served {
+		t.Errorf("error %v, served %v", err, to.served)
+	}
+}
+
+// A longCopy takes very long to read; a lostCopy cannot be read.
+type (
+	longCopy struct {
+		*copyMemory
+		until time.Time
+	}
+	lostCopy struct{ *copyMemory }
+)
+
+func (c longCopy) Rows(_ context.Context, _ SiteID, t *CopyTable, _ []int64) iter.Seq2[[]any, error] {
+	return func(yield func([]any, error) bool) {
+		for time.Now().Before(c.until) && yield(make([]any, len(t.Columns)), nil) {
+		}
+	}
+}
+
+func (lostCopy) Rows(context.Context, SiteID, *CopyTable, []int64) iter.Seq2[[]any, error] {
+	return func(yield func([]any, error) bool) { yield(nil, errCut) }
+}
+
+// TestCopyLost loses the target while both are compared: the rest of the source
+// is not read.
+func TestCopyLost(t *testing.T) {
+	long := longCopy{&copyMemory{}, time.Now().Add(20 * time.Second)}
+	c := &Copy{From: long, To: lostCopy{&copyMemory{}}}
+	site := &CopySite{ID: 1, Name: "PSC"}
+	if _, err := c.verifyQuietly(t.Context(), &copyPair{site, site}); !errors.Is(err, errCut) || !time.Now().Before(long.until) {
+		t.Errorf("error %v, after all was read: %v", err, !time.Now().Before(long.until))
 	}
 }
 

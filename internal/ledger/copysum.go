@@ -74,6 +74,9 @@ func sumsOf(ctx context.Context, rows rowsFunc, site SiteID, loadedBatch int64, 
 	for i, t := range CopyTables {
 		n := int64(0)
 		for row, err := range rows(ctx, site, t, t.First()) {
+			if err == nil {
+				err = ctx.Err() // the other ledger has failed: a source may not see that
+			}
 			if err != nil {
 				return nil, err
 			}

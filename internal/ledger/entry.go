@@ -12,6 +12,18 @@ import (
 // DigestBytes is how much of a content's digest a store keeps.
 const DigestBytes = 16
 
+// MaxLoadBytes is about how much the records take that one transaction loads,
+// however few they are.
+const MaxLoadBytes = 16 << 20
+
+// Bytes returns how much the records of the batch take.
+func (b *Batch) Bytes() (n int) {
+	for _, r := range b.Records {
+		n += len(r)
+	}
+	return n
+}
+
 // An Entry is one revision of a record in the ledger. Resource, project and
 // user are the registry's numbers, times [Nanos], the charge millionths.
 type Entry struct {

@@ -41,7 +41,8 @@ func (s *Service) Run(ctx context.Context) error {
 				continue
 			}
 			if report.Busy {
-				wait = busyPoll
+				// Every send would wake it, to find the same.
+				wait, wake = busyPoll, nil
 			}
 		}
 		timer := time.NewTimer(wait)

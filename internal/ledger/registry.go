@@ -2,7 +2,6 @@ package ledger
 
 import (
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/amieusage/amieusage"
@@ -107,18 +106,24 @@ func (spec *RegistrySpec) Check() error {
 	sites := map[string]bool{}
 	for i := range spec.Sites {
 		site := &spec.Sites[i]
-		if site.Name == "" || sites[site.Name] {
-			return specError("site %q has no name or stands there twice", site.Name)
+		if err := checkNames("site", site.Name); err != nil {
+			return err
+		}
+		if sites[site.Name] {
+			return specError("site %s stands there twice", site.Name)
 		}
 		sites[site.Name] = true
-		if slices.Contains(site.Resources, "") {
-			return specError("site %s has a resource without a name", site.Name)
+		if err := checkNames("resource", site.Resources...); err != nil {
+			return err
 		}
 		projects := map[string]bool{}
 		for j := range site.Projects {
 			project := &site.Projects[j]
-			if project.ID == "" || projects[project.ID] {
-				return specError("site %s: project %q has no id or stands there twice", site.Name, project.ID)
+			if err := checkNames("project", project.ID); err != nil {
+				return err
+			}
+			if projects[project.ID] {
+				return specError("site %s: project %s stands there twice", site.Name, project.ID)
 			}
 			projects[project.ID] = true
 			if err := project.check(); err != nil {
@@ -130,25 +135,35 @@ func (spec *RegistrySpec) Check() error {
 }
 
 func (p *ProjectSpec) check() error {
-	if slices.Contains(p.Users, "") {
-		return specError("project %s has a user without a name", p.ID)
+	if err := checkNames("user", p.Users...); err != nil {
+		return err
 	}
 	type key struct {
 		resource string
-		start    time.Time
+		start    int64
 	}
 	seen := map[key]bool{}
 	for _, a := range p.Allocations {
-		k := key{a.Resource, a.Start.UTC()}
+		k := key{a.Resource, Nanos(a.Start)}
 		switch {
 		case seen[k]:
 			return specError("project %s has two allocations on %s from %s", p.ID, a.Resource, amieusage.FormatTime(a.Start))
-		case !a.Start.Before(a.End):
+		case k.start >= Nanos(a.End):
 			return specError("project %s: the allocation on %s from %s ends before it starts", p.ID, a.Resource, amieusage.FormatTime(a.Start))
 		case a.Amount < 0 || a.Amount > amieusage.MaxCharge*1_000_000:
 			return specError("project %s: the allocation on %s must be from 0 to nine trillion units", p.ID, a.Resource)
 		}
 		seen[k] = true
+	}
+	return nil
+}
+
+// checkNames refuses names that no record can bear.
+func checkNames(what string, names ...string) error {
+	for _, name := range names {
+		if name == "" || storable(name) != name {
+			return specError("%.40q is not the name of a %s: one has 1 to %d bytes of text", name, what, maxNameBytes)
+		}
 	}
 	return nil
 }

@@ -60,44 +60,61 @@ func (l *Ledger) OldBatches(ctx context.Context, site ledger.SiteID, after int64
 // oldBatches reads the batches, without what has become of their records.
 func (l *Ledger) oldBatches(ctx context.Context, tx pgx.Tx, site ledger.SiteID, after int64, before time.Time, maxRecords int) (ledger.OldBatches, error) {
 	type head struct {
-		ID, Count int64
-		TooNew    bool
+		ID, Records, Packed int64
+		TooNew              bool
 	}
 	heads, err := rowsOf(ctx, tx, pgx.RowToStructByPos[head], `
-		SELECT batch_id, record_count, accepted_at >= $3 FROM batches
+		SELECT batch_id, record_count, octet_length(records), accepted_at >= $3 FROM batches
 		WHERE site_id = $1 AND batch_id > $2 AND batch_id <= (SELECT batch_id FROM loading WHERE site_id = $1)
 			AND NOT damaged AND archive IS NULL
 		ORDER BY batch_id LIMIT $4`, int64(site), after, ledger.Nanos(before), min(maxRecords, maxBatches))
 	if err != nil {
 		return nil, err
 	}
-	last := after
+	last, records, packed := after, int64(0), int64(0)
 	for _, h := range heads {
-		if h.TooNew || maxRecords <= 0 {
+		if h.TooNew || records >= int64(maxRecords) || packed >= ledger.MaxLoadBytes {
 			break
 		}
 		last = h.ID
-		maxRecords -= int(h.Count)
+		records += h.Records
+		packed += h.Packed
 	}
-	batches, err := rowsOf(ctx, tx, func(row pgx.CollectableRow) (*ledger.Batch, error) {
-		b := &ledger.Batch{Site: site}
-		var usageType, acceptedAt, count int64
-		var packed []byte
-		if err := row.Scan(&b.ID, &b.KeyID, &usageType, &acceptedAt, &count, &packed); err != nil {
-			return nil, err
-		}
-		b.UsageType = ledger.UsageTypeOf(usageType)
-		b.AcceptedAt = ledger.TimeOrZero(acceptedAt)
-		var err error
-		if b.Records, err = l.packer.Unpack(packed, count); err != nil {
-			return nil, fmt.Errorf("batch %d: %w", b.ID, err)
-		}
-		return b, nil
-	}, `
+	rows, err := tx.Query(ctx, `
 		SELECT batch_id, key_id, usage_type, accepted_at, record_count, records FROM batches
 		WHERE site_id = $1 AND batch_id > $2 AND batch_id <= $3 AND NOT damaged AND archive IS NULL
 		ORDER BY batch_id`, int64(site), after, last)
-	return ledger.NewOldBatches(batches), err
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var batches []*ledger.Batch
+	for unpacked := 0; unpacked < ledger.MaxLoadBytes && rows.Next(); {
+		b, err := l.oldBatch(rows, site)
+		if err != nil {
+			return nil, err
+		}
+		batches = append(batches, b)
+		unpacked += b.Bytes()
+	}
+	rows.Close() // whether or not it has come to the end
+	return ledger.NewOldBatches(batches), rows.Err()
+}
+
+func (l *Ledger) oldBatch(row pgx.CollectableRow, site ledger.SiteID) (*ledger.Batch, error) {
+	b := &ledger.Batch{Site: site}
+	var usageType, acceptedAt, count int64
+	var packed []byte
+	if err := row.Scan(&b.ID, &b.KeyID, &usageType, &acceptedAt, &count, &packed); err != nil {
+		return nil, err
+	}
+	b.UsageType = ledger.UsageTypeOf(usageType)
+	b.AcceptedAt = ledger.TimeOrZero(acceptedAt)
+	var err error
+	if b.Records, err = l.packer.Unpack(packed, count); err != nil {
+		return nil, fmt.Errorf("batch %d: %w", b.ID, err)
+	}
+	return b, nil
 }
 
 // setRevisions finds the revisions that the batches have brought: by their

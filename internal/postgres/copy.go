@@ -37,12 +37,14 @@ func (c *CopyTarget) Site(ctx context.Context, name string) (*ledger.CopySite, e
 		if err != nil {
 			return err
 		}
-		return tx.QueryRow(ctx, `
+		err = tx.QueryRow(ctx, `
 			SELECT a.accepted, l.loaded, l.failed, a.accepted - l.loaded - l.failed, a.batch_id, l.gross_charge, l.batch_id,
 				l.last_loaded_at, l.registry_version, l.name_id, l.record_id, l.archived_revisions
 			FROM acceptance a JOIN loading l ON l.site_id = a.site_id WHERE a.site_id = $1`, int64(s.ID)).
 			Scan(&s.Accepted, &s.Loaded, &s.Failed, &s.Queued, &s.Batches, &s.GrossCharge, &s.LoadedBatch,
 				&s.LastLoadedAt, &s.RegistryVersion, &s.LastName, &s.LastRecord, &s.ArchivedRevisions)
+		s.Changes = s.RegistryVersion // see unserved
+		return err
 	})
 	return s, c.failure(err)
 }
@@ -56,14 +58,18 @@ func (c *CopyTarget) Create(ctx context.Context, name string) (site ledger.SiteI
 			return err
 		})
 		if !isUniqueViolation(err) {
-			break
+			return site, c.failure(err)
 		}
 	}
-	return site, c.failure(err)
+	return 0, errOtherCopy
 }
 
-// copyPage is how many rows are read at once; of batches, which are large, far
-// fewer.
+// errOtherCopy means that two programs copy into the same site.
+var errOtherCopy = &amieusage.Error{Code: amieusage.CodeConflict, Message: "another program copies into the same site",
+	Hint: "wait until it has ended, and run this one again"}
+
+// copyPage is how many rows are read or removed at once; of batches, which are
+// large, far fewer.
 func copyPage(t *ledger.CopyTable) int {
 	if t.Name == "batches" {
 		return 100
@@ -231,10 +237,14 @@ func keyFromEnd(ctx context.Context, tx pgx.Tx, site ledger.SiteID, t *ledger.Co
 }
 
 // unserved runs f in one transaction in which nobody else copies into the
-// site, and nobody serves it.
+// site, and nobody serves it; and counts the change, in place of those of a
+// registry that nobody reads yet.
 func (c *CopyTarget) unserved(ctx context.Context, site ledger.SiteID, f func(ctx context.Context, tx pgx.Tx) error) error {
 	return c.failure(c.db.write(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		if err := holdUnserved(ctx, tx, site); err != nil {
+		if _, err := holdUnserved(ctx, tx, site); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, `UPDATE loading SET registry_version = registry_version + 1 WHERE site_id = $1`, int64(site)); err != nil {
 			return err
 		}
 		if err := byIndex(ctx, tx); err != nil {
@@ -244,60 +254,45 @@ func (c *CopyTarget) unserved(ctx context.Context, site ledger.SiteID, f func(ct
 	}))
 }
 
-// holdUnserved holds a site until the end of the transaction.
-func holdUnserved(ctx context.Context, tx pgx.Tx, site ledger.SiteID) error {
-	if _, err := tx.Exec(ctx, `SELECT 1 FROM loading WHERE site_id = $1 FOR UPDATE`, int64(site)); err != nil {
-		return err
+// holdUnserved holds a site until the end of the transaction, and returns how
+// often it was changed.
+func holdUnserved(ctx context.Context, tx pgx.Tx, site ledger.SiteID) (changes int64, err error) {
+	err = tx.QueryRow(ctx, `SELECT registry_version FROM loading WHERE site_id = $1 FOR UPDATE`, int64(site)).Scan(&changes)
+	if err != nil {
+		return 0, err
 	}
 	var name string
 	var served bool
-	err := tx.QueryRow(ctx, `SELECT name, served FROM sites WHERE site_id = $1`, int64(site)).Scan(&name, &served)
+	err = tx.QueryRow(ctx, `SELECT name, served FROM sites WHERE site_id = $1`, int64(site)).Scan(&name, &served)
 	if err == nil && served {
 		err = ledger.ServedSite(name)
 	}
-	return err
+	return changes, err
 }
 
 // Append adds rows to a table of a site.
-func (c *CopyTarget) Append(ctx context.Context, site ledger.SiteID, t *ledger.CopyTable, after []int64, next func() ([]any, error)) error {
-	row := make([]any, 1, 1+len(t.Columns))
-	row[0] = int64(site)
+func (c *CopyTarget) Append(ctx context.Context, site ledger.SiteID, t *ledger.CopyTable, after []int64, rows [][]any) error {
 	return c.unserved(ctx, site, func(ctx context.Context, tx pgx.Tx) error {
 		last, err := keyFromEnd(ctx, tx, site, t, 0)
 		if err != nil {
 			return err
 		}
 		if !slices.Equal(last, after) {
-			return &amieusage.Error{Code: amieusage.CodeConflict, Message: "another program copies into the same site",
-				Hint: "wait until it has ended, and run this one again"}
+			return errOtherCopy
 		}
-		var nextErr error
+		row := append(make([]any, 0, 1+len(t.Columns)), int64(site))
 		_, err = tx.CopyFrom(ctx, pgx.Identifier{t.Name}, append([]string{"site_id"}, columnNames(t)...),
-			pgx.CopyFromFunc(func() ([]any, error) {
-				values, err := next()
-				if values == nil || err != nil {
-					nextErr = err
-					return nil, err
-				}
-				row = append(row[:1], values...)
-				return row, nil
-			}))
-		if nextErr != nil {
-			return nextErr // and not what the server says to the end of the rows
-		}
+			pgx.CopyFromSlice(len(rows), func(i int) ([]any, error) { return append(row[:1], rows[i]...), nil }))
 		return err
 	})
 }
-
-// removedRows is how many rows of a table one transaction removes.
-const removedRows = 10_000
 
 // Remove removes all rows of a site, from the ends of the tables.
 func (c *CopyTarget) Remove(ctx context.Context, site ledger.SiteID) error {
 	for _, t := range ledger.CopyTables {
 		for key := []int64(nil); !slices.Equal(key, t.First()); {
 			err := c.unserved(ctx, site, func(ctx context.Context, tx pgx.Tx) (err error) {
-				if key, err = keyFromEnd(ctx, tx, site, t, removedRows); err != nil {
+				if key, err = keyFromEnd(ctx, tx, site, t, copyPage(t)); err != nil {
 					return err
 				}
 				_, err = tx.Exec(ctx, "DELETE FROM "+t.Name+behind(t), keyArgs(site, key)...)
@@ -321,8 +316,9 @@ func (c *CopyTarget) Serve(ctx context.Context, sites []*ledger.CopySite) error 
 	if len(sites) == 0 {
 		return nil
 	}
-	// The service's first requests are planned with statistics, too.
-	err := c.db.long(ctx, "BEGIN", func(ctx context.Context, tx pgx.Tx) error {
+	// The service's first requests are planned with statistics, too. Where
+	// another program's lock is in the way, autovacuum sees to them later.
+	_ = c.db.long(ctx, "BEGIN", func(ctx context.Context, tx pgx.Tx) error {
 		names := make([]string, len(ledger.CopyTables))
 		for i, t := range ledger.CopyTables {
 			names[i] = t.Name
@@ -330,19 +326,22 @@ func (c *CopyTarget) Serve(ctx context.Context, sites []*ledger.CopySite) error 
 		_, err := tx.Exec(ctx, "ANALYZE "+strings.Join(names, ", "))
 		return err
 	})
-	if err != nil {
-		return c.failure(err)
-	}
 	return c.failure(c.db.write(ctx, func(ctx context.Context, tx pgx.Tx) error {
 		for _, s := range sites {
-			if err := holdUnserved(ctx, tx, s.ID); err != nil {
+			changes, err := holdUnserved(ctx, tx, s.ID)
+			if err == nil && changes != s.Changes {
+				err = errOtherCopy
+			}
+			if err != nil {
+				return err
+			}
+			var failed int64
+			err = tx.QueryRow(ctx, `SELECT coalesce(max(failed_id), 0) FROM failed_records WHERE site_id = $1`, int64(s.ID)).Scan(&failed)
+			if err != nil {
 				return err
 			}
 			b := &pgx.Batch{}
-			b.Queue(`
-				SELECT setval('failed_ids', f.failed_id + $2) FROM failed_ids,
-					(SELECT coalesce(max(failed_id), 0) AS failed_id FROM failed_records WHERE site_id = $1) AS f
-				WHERE last_value <= f.failed_id`, int64(s.ID), failedIDsApart)
+			b.Queue(`SELECT setval('failed_ids', $1) FROM failed_ids WHERE last_value <= $2`, failed+failedIDsApart, failed)
 			b.Queue(`UPDATE acceptance SET batch_id = $2, accepted = $3 WHERE site_id = $1`, int64(s.ID), s.Batches, s.Accepted)
 			b.Queue(`
 				UPDATE loading SET batch_id = $2, loaded = $3, failed = $4, gross_charge = $5, last_loaded_at = $6,

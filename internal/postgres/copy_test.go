@@ -63,16 +63,6 @@ func wantCode(t *testing.T, err error, code amieusage.Code, text string) {
 	}
 }
 
-// one gives rows as Append takes them.
-func one(rows ...[]any) func() ([]any, error) {
-	return func() (row []any, err error) {
-		if len(rows) > 0 {
-			row, rows = rows[0], rows[1:]
-		}
-		return row, nil
-	}
-}
-
 // TestCopyTarget walks through what a copy does, and is stopped at each step
 // where it must be.
 func TestCopyTarget(t *testing.T) {
@@ -90,6 +80,8 @@ func TestCopyTarget(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	_, err = c.Create(ctx, "PSC")
+	wantCode(t, err, amieusage.CodeConflict, "another program copies")
 	_, err = l.Authority(ctx, "PSC")
 	wantCode(t, err, amieusage.CodeUnavailable, "is being copied")
 	_, err = l.Import(ctx, &ledger.RegistrySpec{Sites: []ledger.SiteSpec{{Name: "PSC", Resources: []string{"r"}}}})
@@ -97,7 +89,7 @@ func TestCopyTarget(t *testing.T) {
 
 	users := tableOf("users")
 	appendUser := func(after, id int64, name string) error {
-		return c.Append(ctx, site, users, []int64{after}, one([]any{id, name}))
+		return c.Append(ctx, site, users, []int64{after}, [][]any{{id, name}})
 	}
 	if err := appendUser(users.First()[0], 1, "alice"); err != nil {
 		t.Fatal(err)
@@ -105,10 +97,6 @@ func TestCopyTarget(t *testing.T) {
 	wantCode(t, appendUser(users.First()[0], 2, "bob"), amieusage.CodeConflict, "another program copies")
 	wantCode(t, appendUser(1, 2, "alice"), amieusage.CodeConflict, "--restart")
 	wantCode(t, appendUser(1, 2, "b\x00b"), amieusage.CodeInvalid, "valid UTF-8")
-	lost := errors.New("the file is gone")
-	if err := c.Append(ctx, site, users, []int64{1}, func() ([]any, error) { return nil, lost }); !errors.Is(err, lost) {
-		t.Errorf("an error of the source became %v", err)
-	}
 	if key, err := c.LastKey(ctx, site, users); err != nil || key[0] != 1 {
 		t.Error(key, err)
 	}
@@ -117,9 +105,13 @@ func TestCopyTarget(t *testing.T) {
 	if err != nil || !served.Served {
 		t.Fatal(served, err)
 	}
-	wantCode(t, c.Append(ctx, served.ID, users, users.First(), one([]any{int64(1), "eve"})), amieusage.CodeConflict, "served already")
+	wantCode(t, c.Append(ctx, served.ID, users, users.First(), [][]any{{int64(1), "eve"}}), amieusage.CodeConflict, "served already")
 	wantCode(t, c.Remove(ctx, served.ID), amieusage.CodeConflict, "served already")
-	wantCode(t, c.Serve(ctx, []*ledger.CopySite{{ID: site}, {ID: served.ID}}), amieusage.CodeConflict, "served already")
+	copied, err := c.Site(ctx, "PSC")
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantCode(t, c.Serve(ctx, []*ledger.CopySite{copied, served}), amieusage.CodeConflict, "served already")
 	if s, err := c.Site(ctx, "PSC"); err != nil || s.Served {
 		t.Error("all or none are served", s, err)
 	}
@@ -191,6 +183,71 @@ func TestCopyRun(t *testing.T) {
 	wantCode(t, err, amieusage.CodeConflict, "another database")
 	if n := number(`SELECT count(*) FROM users`); n != 25_000 || reports != nil {
 		t.Errorf("%d users, %v", n, reports)
+	}
+}
+
+// TestCopyMeanwhile has another program write what was compared already.
+func TestCopyMeanwhile(t *testing.T) {
+	ctx := t.Context()
+	target := open(t, pgtest.Database(t)).CopyTarget()
+	keys := tableOf("api_keys")
+	written := false
+	c := ledger.Copy{From: rowsSource{"users": usersOf(10_000)}, To: target, Progress: func(p ledger.CopyProgress) {
+		if !p.Verifying || written {
+			return
+		}
+		written = true
+		site, err := target.Site(ctx, "PSC")
+		if err == nil {
+			err = target.Append(ctx, site.ID, keys, keys.First(), [][]any{{int64(1), []byte("hash"), "", int64(5), nil}})
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	}}
+	_, err := c.Run(ctx, []string{"PSC"})
+	wantCode(t, err, amieusage.CodeConflict, "another program copies")
+	if !written {
+		t.Error("nothing was written")
+	}
+	if _, err := c.Run(ctx, []string{"PSC"}); !errors.Is(err, ledger.ErrCopyDiffers) {
+		t.Errorf("again: %v", err)
+	}
+	c.Restart = true
+	if _, err := c.Run(ctx, []string{"PSC"}); err != nil {
+		t.Errorf("from the beginning: %v", err)
+	}
+}
+
+// TestCopyCrash has the server crash while it is copied into, and while both
+// are compared.
+func TestCopyCrash(t *testing.T) {
+	server := pgtest.Start(t)
+	target := open(t, server.Database(t)).CopyTarget()
+	copied := int64(0)
+	for _, verifying := range []bool{false, true} {
+		crashed := false
+		c := ledger.Copy{From: rowsSource{"users": usersOf(25_000)}, To: target, Progress: func(p ledger.CopyProgress) {
+			if !p.Verifying {
+				copied++
+			}
+			if p.Verifying == verifying && !crashed {
+				crashed = true
+				server.Restart("immediate")
+			}
+		}}
+		// Between two transactions it may go unnoticed.
+		if _, err := c.Run(t.Context(), []string{"PSC"}); err != nil || verifying {
+			wantCode(t, err, amieusage.CodeUnavailable, "at the moment")
+		}
+		if !crashed {
+			t.Error("there was no crash")
+		}
+	}
+	c := ledger.Copy{From: rowsSource{"users": usersOf(25_000)}, To: target}
+	reports, err := c.Run(t.Context(), []string{"PSC"})
+	if err != nil || !reports[0].Equal() || copied != 3 {
+		t.Errorf("%v, %+v; %d transactions, want 3", err, reports, copied)
 	}
 }
 

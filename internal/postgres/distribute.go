@@ -34,8 +34,9 @@ func tablesOf(ctx context.Context, tx pgx.Tx) ([]table, error) {
 // Distribute distributes the ledger over the nodes of a Citus cluster, by
 // site: shared tables are copied to all nodes, and all others lie with their
 // sites. It returns what it changed. A run that was interrupted is finished by
-// the next one. Writes of other programs wait while their table is copied;
-// reads do not. A database without Citus is amieusage.CodeInvalid.
+// the next one. Nobody else should use the ledger meanwhile: what is about
+// tables of which only some are moved fails. A database without Citus is
+// amieusage.CodeInvalid.
 func (l *Ledger) Distribute(ctx context.Context) (changes []ledger.Change, err error) {
 	var tables []table
 	err = l.db.read(ctx, func(ctx context.Context, tx pgx.Tx) error {

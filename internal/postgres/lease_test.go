@@ -204,6 +204,67 @@ func TestLeaseStopped(t *testing.T) {
 	checkCounts(t, url, want)
 }
 
+// A checkedStore stops in the middle of loading: when it has let one record
+// pass, and is about to check the second.
+type checkedStore struct{ stalledStore }
+
+func (s checkedStore) Load(ctx context.Context, now time.Time, maxRecords int, judge ledger.Judge) (ledger.LoadReport, error) {
+	return s.Ledger.Load(ctx, now, maxRecords, &checkedJudge{judge, s.stalledStore, 0})
+}
+
+type checkedJudge struct {
+	ledger.Judge
+	store  stalledStore
+	checks int
+}
+
+func (j *checkedJudge) Check(registry *ledger.Registry, r amieusage.Record) ledger.Failure {
+	if j.checks++; j.checks == 2 {
+		close(j.store.claimed)
+		<-j.store.goOn
+	}
+	return j.Judge.Check(registry, r)
+}
+
+// TestLeaseNames has a holder that has met new names when it stops. They are
+// not there for who loads next, in the same replica.
+func TestLeaseNames(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	l := opened(t, url, brief)
+	holder := checkedStore{newStalled(l)}
+	service := func(store ledger.Store) *ledger.Service {
+		return ledger.New(ledger.Config{Store: store, Policy: ledger.Open, Clock: time.Now, Logger: discard})
+	}
+	c := serve(t, l, "PSC")
+	c.send(t, compute("1", "new", 1), compute("2", "alice", 1))
+	ended := make(chan error, 1)
+	go func() {
+		_, err := service(holder).LoadSome(context.Background())
+		ended <- err
+	}()
+	<-holder.claimed
+	load := func() {
+		t.Helper()
+		until(t, "the site is loaded", func() bool {
+			report, err := service(l).LoadSome(context.Background())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return report.Batches > 0
+		})
+	}
+	load()
+	checkCounts(t, url, ledger.Counts{Accepted: 2, Loaded: 2})
+	close(holder.goOn)
+	if err := <-ended; codeOf(err) != amieusage.CodeUnavailable {
+		t.Errorf("the holder goes on with %v, want one with code %s", err, amieusage.CodeUnavailable)
+	}
+	c.send(t, compute("3", "new", 1), compute("4", "newer", 1))
+	load()
+	checkCounts(t, url, ledger.Counts{Accepted: 4, Loaded: 4})
+}
+
 // TestTimeouts looks at the time-outs inside a transaction and, on the same
 // connection of a pooler, outside one.
 func TestTimeouts(t *testing.T) {

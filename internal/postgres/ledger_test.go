@@ -1,7 +1,6 @@
 package postgres_test
 
 import (
-	"context"
 	"testing"
 
 	"github.com/amieusage/amieusage/internal/ledger"
@@ -12,16 +11,7 @@ import (
 
 func open(t testing.TB, url string) *postgres.Ledger {
 	t.Helper()
-	l, err := postgres.Open(context.Background(), url, postgres.Options{MaxConns: 6})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := l.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return l
+	return opened(t, url, postgres.Options{MaxConns: 6})
 }
 
 func TestStore(t *testing.T) {

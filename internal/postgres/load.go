@@ -55,6 +55,7 @@ const maxBatches = 4_000
 // loadSite loads the oldest queued batches of a site, and reports whether
 // there may be more.
 func (l *Ledger) loadSite(ctx context.Context, site ledger.SiteID, now time.Time, maxRecords int, judge ledger.Judge) (report ledger.LoadReport, more bool, err error) {
+	var registry *siteRegistry
 	err = l.db.write(ctx, func(ctx context.Context, tx pgx.Tx) error {
 		t := &loadTx{nameTx: nameTx{tx: tx, site: int64(site)}}
 		var version, grossCharge, lastLoaded int64
@@ -63,8 +64,10 @@ func (l *Ledger) loadSite(ctx context.Context, site ledger.SiteID, now time.Time
 			FROM loading WHERE site_id = $1 FOR UPDATE SKIP LOCKED`, t.site).
 			Scan(&t.batch, &version, &grossCharge, &lastLoaded, &t.nameID, &t.recordID)
 		if errors.Is(err, pgx.ErrNoRows) {
-			report.Busy = true
-			return nil
+			// Another one holds it, or there is no such site.
+			return tx.QueryRow(ctx, `
+				SELECT EXISTS (SELECT 1 FROM acceptance a JOIN loading l ON l.site_id = a.site_id
+					WHERE a.site_id = $1 AND a.batch_id > l.batch_id)`, t.site).Scan(&report.Busy)
 		}
 		if err != nil {
 			return err
@@ -79,8 +82,7 @@ func (l *Ledger) loadSite(ctx context.Context, site ledger.SiteID, now time.Time
 				verdicts[i] = judge.Read(&q.Batch)
 			}
 		}
-		registry, err := l.registryOf(ctx, tx, site, version)
-		if err != nil {
+		if registry, err = l.takeRegistry(ctx, tx, site, version); err != nil {
 			return err
 		}
 		t.loadedAt = ledger.LoadingTime(now, lastLoaded)
@@ -111,9 +113,10 @@ func (l *Ledger) loadSite(ctx context.Context, site ledger.SiteID, now time.Time
 		return nil
 	})
 	if err != nil {
-		// Names that were registered in it went with the transaction.
-		l.forgetRegistry(site)
 		return ledger.LoadReport{}, false, err
+	}
+	if registry != nil {
+		l.registries.Store(site, registry)
 	}
 	return report, more, nil
 }
@@ -121,45 +124,61 @@ func (l *Ledger) loadSite(ctx context.Context, site ledger.SiteID, now time.Time
 // A queuedBatch is a batch as it is in the queue.
 type queuedBatch struct {
 	ledger.Batch
-	count   int64
 	damaged bool // it has no Records then
 }
 
 // queuedBatches reads the oldest queued batches of a site, up to about
-// maxRecords records, and reports whether there are more.
+// maxRecords records and ledger.MaxLoadBytes, and reports whether there are
+// more.
 func (l *Ledger) queuedBatches(ctx context.Context, tx pgx.Tx, site ledger.SiteID, after int64, maxRecords int) (queued []*queuedBatch, more bool, err error) {
-	type head struct{ ID, Count int64 }
+	type head struct{ ID, Records, Packed int64 }
 	heads, err := rowsOf(ctx, tx, pgx.RowToStructByPos[head], `
-		SELECT batch_id, record_count FROM batches WHERE site_id = $1 AND batch_id > $2
+		SELECT batch_id, record_count, octet_length(records) FROM batches WHERE site_id = $1 AND batch_id > $2
 		ORDER BY batch_id LIMIT $3`, int64(site), after, min(maxRecords, maxBatches)+1)
 	if err != nil {
 		return nil, false, err
 	}
-	records, n := int64(0), 0
-	for n < len(heads) && n < maxBatches && records < int64(maxRecords) {
-		records += heads[n].Count
+	records, packed, n := int64(0), int64(0), 0
+	for n < len(heads) && n < maxBatches && records < int64(maxRecords) && packed < ledger.MaxLoadBytes {
+		records += heads[n].Records
+		packed += heads[n].Packed
 		n++
 	}
 	if n == 0 {
 		return nil, false, nil
 	}
-	queued, err = rowsOf(ctx, tx, func(row pgx.CollectableRow) (*queuedBatch, error) {
-		q := &queuedBatch{Batch: ledger.Batch{Site: site}}
-		var usageType, acceptedAt int64
-		var packed []byte
-		if err := row.Scan(&q.ID, &q.KeyID, &usageType, &acceptedAt, &q.count, &packed); err != nil {
-			return nil, err
-		}
-		q.UsageType = ledger.UsageTypeOf(usageType)
-		q.AcceptedAt = ledger.TimeOrZero(acceptedAt)
-		var err error
-		q.Records, err = l.packer.Unpack(packed, q.count)
-		q.damaged = err != nil
-		return q, nil
-	}, `
+	rows, err := tx.Query(ctx, `
 		SELECT batch_id, key_id, usage_type, accepted_at, record_count, records FROM batches
 		WHERE site_id = $1 AND batch_id > $2 AND batch_id <= $3 ORDER BY batch_id`, int64(site), after, heads[n-1].ID)
-	return queued, n < len(heads), err
+	if err != nil {
+		return nil, false, err
+	}
+	defer rows.Close()
+	for unpacked := 0; unpacked < ledger.MaxLoadBytes && rows.Next(); {
+		q, err := l.queuedBatch(rows, site)
+		if err != nil {
+			return nil, false, err
+		}
+		queued = append(queued, q)
+		unpacked += q.Bytes()
+	}
+	rows.Close() // whether or not it has come to the end
+	return queued, len(queued) < len(heads), rows.Err()
+}
+
+func (l *Ledger) queuedBatch(row pgx.CollectableRow, site ledger.SiteID) (*queuedBatch, error) {
+	q := &queuedBatch{Batch: ledger.Batch{Site: site}}
+	var usageType, acceptedAt, count int64
+	var packed []byte
+	if err := row.Scan(&q.ID, &q.KeyID, &usageType, &acceptedAt, &count, &packed); err != nil {
+		return nil, err
+	}
+	q.UsageType = ledger.UsageTypeOf(usageType)
+	q.AcceptedAt = ledger.TimeOrZero(acceptedAt)
+	var err error
+	q.Records, err = l.packer.Unpack(packed, count)
+	q.damaged = err != nil
+	return q, nil
 }
 
 // A loadTx is one transaction of loading. It knows the entries of all

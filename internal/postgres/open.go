@@ -115,6 +115,7 @@ type serverState struct {
 	Version  int // as in server_version_num
 	Encoding string
 	ReadOnly bool
+	Early    bool // it answers commits before they are on stable storage
 }
 
 // check refuses a server that a ledger cannot be on.
@@ -123,8 +124,9 @@ func (db *database) check(ctx context.Context) error {
 	err := db.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
 		return tx.QueryRow(ctx, `
 			SELECT current_setting('server_version_num')::integer, current_setting('server_encoding'),
-				current_setting('default_transaction_read_only')::boolean OR pg_is_in_recovery()`).
-			Scan(&state.Version, &state.Encoding, &state.ReadOnly)
+				current_setting('default_transaction_read_only')::boolean OR pg_is_in_recovery(),
+				current_setting('synchronous_commit') = 'off'`).
+			Scan(&state.Version, &state.Encoding, &state.ReadOnly, &state.Early)
 	})
 	if err != nil {
 		return db.openError(err)
@@ -145,6 +147,11 @@ func (db *database) checkState(s serverState) error {
 	}
 	if s.ReadOnly {
 		return db.readOnly(nil)
+	}
+	if s.Early {
+		return &amieusage.Error{Code: amieusage.CodeInvalid,
+			Message: db.name + " has synchronous_commit off, and would lose in a crash what it has answered",
+			Hint:    "set it to on: ALTER DATABASE NAME SET synchronous_commit = on"}
 	}
 	return nil
 }

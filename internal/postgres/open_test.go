@@ -97,6 +97,7 @@ func TestOpenRefuses(t *testing.T) {
 	execute(t, admin, `CREATE DATABASE latin ENCODING LATIN1 LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0`,
 		`CREATE DATABASE ascii ENCODING SQL_ASCII LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0`,
 		`CREATE DATABASE readonly`, `ALTER DATABASE readonly SET default_transaction_read_only = on`,
+		`CREATE DATABASE early`, `ALTER DATABASE early SET synchronous_commit = off`,
 		`CREATE DATABASE closed`, `REVOKE CONNECT ON DATABASE closed FROM public`, `CREATE DATABASE foreign_tables`, `CREATE DATABASE batches`,
 		`SET password_encryption = 'scram-sha-256'`, `CREATE USER amie PASSWORD '`+secret+`'`)
 	execute(t, server.URL("foreign_tables"), `CREATE TABLE goose_db_version (id integer, version_id bigint, is_applied boolean)`,
@@ -126,6 +127,7 @@ func TestOpenRefuses(t *testing.T) {
 		"no tables":         {with("amie", secret, "", ""), amieusage.CodeForbidden, []string{"GRANT CREATE ON SCHEMA public"}},
 		"read-only":         {with("", "", "", "readonly"), amieusage.CodeUnavailable, []string{"is read-only", "primary"}},
 		"any server":        {with("", "", "", "readonly") + "&target_session_attrs=any", amieusage.CodeUnavailable, []string{"is read-only"}},
+		"early":             {with("", "", "", "early"), amieusage.CodeInvalid, []string{"synchronous_commit", "ALTER DATABASE"}},
 		"LATIN1":            {with("", "", "", "latin"), amieusage.CodeInvalid, []string{"LATIN1", "--encoding=UTF8"}},
 		"SQL_ASCII":         {with("", "", "", "ascii"), amieusage.CodeInvalid, []string{"SQL_ASCII", "--encoding=UTF8"}},
 		"another program":   {with("", "", "", "foreign_tables"), amieusage.CodeInvalid, []string{"another program", "of its own"}},

@@ -5,6 +5,7 @@ import (
 	"context"
 	"log/slog"
 	"net/url"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -105,6 +106,23 @@ func TestPoolerListen(t *testing.T) {
 	}
 	if n := hears.logged("level=WARN"); n != 0 {
 		t.Errorf("%d warnings of who hears", n)
+	}
+}
+
+// TestListenURL listens by a URL that has settings of a pool. A site that is not
+// there, as another ledger of the same database may have it, is nobody's turn.
+func TestListenURL(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	h := listen(t, url+"&pool_max_conns=3&pool_max_conn_idle_time=1m", "")
+	h.woken(t, time.Second) // it hears
+	execute(t, url, `SELECT pg_notify('amieusage_accepted', '4711')`)
+	h.woken(t, time.Second)
+	if report, err := h.ledger.Load(context.Background(), time.Now(), 10, nil); err != nil || !reflect.DeepEqual(report, ledger.LoadReport{}) {
+		t.Errorf("report %+v, %v of a site that is not there", report, err)
+	}
+	if n := h.logged("level=WARN"); n != 0 {
+		t.Errorf("%d warnings", n)
 	}
 }
 

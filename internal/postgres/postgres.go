@@ -102,7 +102,7 @@ func nameOf(config *pgx.ConnConfig) string {
 			hosts = append(hosts, host)
 		}
 	}
-	return "postgres://" + strings.Join(hosts, ",") + "/" + config.Database
+	return "postgres://" + config.User + "@" + strings.Join(hosts, ",") + "/" + config.Database
 }
 
 func hostOf(host string, port uint16) string {

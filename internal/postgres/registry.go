@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -17,30 +19,19 @@ type siteRegistry struct {
 	version int64
 }
 
-// registryOf returns the site's registry, read anew where it has changed. The
-// caller holds the site's loading, and so the registry.
-func (l *Ledger) registryOf(ctx context.Context, tx pgx.Tx, site ledger.SiteID, version int64) (*siteRegistry, error) {
-	l.registriesMu.Lock()
-	r := l.registries[site]
-	l.registriesMu.Unlock()
-	if r != nil && r.version == version {
-		return r, nil
+// takeRegistry returns the site's registry, read anew where it has changed. The
+// caller holds the site's loading, and so the registry. It has a registry of its
+// own: another one of this replica may come to load the site before the caller
+// learns that it has lost its claim, and its names with it.
+func (l *Ledger) takeRegistry(ctx context.Context, tx pgx.Tx, site ledger.SiteID, version int64) (*siteRegistry, error) {
+	if kept, ok := l.registries.LoadAndDelete(site); ok && kept.(*siteRegistry).version == version {
+		return kept.(*siteRegistry), nil
 	}
 	read, err := readRegistry(ctx, tx, site)
 	if err != nil {
 		return nil, err
 	}
-	r = &siteRegistry{*read, version}
-	l.registriesMu.Lock()
-	l.registries[site] = r
-	l.registriesMu.Unlock()
-	return r, nil
-}
-
-func (l *Ledger) forgetRegistry(site ledger.SiteID) {
-	l.registriesMu.Lock()
-	delete(l.registries, site)
-	l.registriesMu.Unlock()
+	return &siteRegistry{*read, version}, nil
 }
 
 func readRegistry(ctx context.Context, tx pgx.Tx, site ledger.SiteID) (*ledger.Registry, error) {
@@ -161,13 +152,19 @@ func (l *Ledger) Import(ctx context.Context, spec *ledger.RegistrySpec) (changes
 	}
 	for range importTries {
 		err = l.db.write(ctx, func(ctx context.Context, tx pgx.Tx) error {
-			changes = nil
-			for i := range spec.Sites {
-				changed, err := importSite(ctx, tx, &spec.Sites[i])
-				if err != nil {
+			changed := map[string][]ledger.Change{}
+			// In order of their names: two imports of the same sites never wait
+			// for each other.
+			for _, site := range slices.SortedFunc(slices.Values(spec.Sites), func(a, b ledger.SiteSpec) int {
+				return strings.Compare(a.Name, b.Name)
+			}) {
+				if changed[site.Name], err = importSite(ctx, tx, &site); err != nil {
 					return err
 				}
-				changes = append(changes, changed...)
+			}
+			changes = nil
+			for _, site := range spec.Sites {
+				changes = append(changes, changed[site.Name]...)
 			}
 			return nil
 		})

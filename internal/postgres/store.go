@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/amieusage/amieusage/internal/ledger"
 )
@@ -23,9 +24,10 @@ type Ledger struct {
 	turns  turns
 	// names are the numbers of sites that were met; sites do not go away.
 	names sync.Map
-
-	registriesMu sync.Mutex
-	registries   map[ledger.SiteID]*siteRegistry
+	// registries are those of sites, each as it is in the database: whoever
+	// loads a site takes its registry out, and puts it back when what it has
+	// registered is committed.
+	registries sync.Map
 }
 
 // Open opens the ledger in the database, and lays its schema where it is
@@ -33,8 +35,9 @@ type Ledger struct {
 // refused with a *amieusage.Error.
 func Open(ctx context.Context, url string, o Options) (*Ledger, error) {
 	listenURL := cmp.Or(o.ListenURL, url)
-	listen, err := pgx.ParseConfig(listenURL)
-	if err != nil || !prepare(listen) {
+	// As a pool's, whose settings are no server's.
+	listen, err := pgxpool.ParseConfig(listenURL)
+	if err != nil || !prepare(listen.ConnConfig) {
 		return nil, urlError(listenURL, err)
 	}
 	db, err := connect(ctx, url, o)
@@ -50,7 +53,7 @@ func Open(ctx context.Context, url string, o Options) (*Ledger, error) {
 		db.pool.Close()
 		return nil, err
 	}
-	l := &Ledger{db: db, packer: packer, log: o.Logger, listen: listen, registries: map[ledger.SiteID]*siteRegistry{}}
+	l := &Ledger{db: db, packer: packer, log: o.Logger, listen: listen.ConnConfig}
 	if l.log == nil {
 		l.log = slog.New(slog.DiscardHandler)
 	}
@@ -75,10 +78,9 @@ func (l *Ledger) Accept(ctx context.Context, b *ledger.Batch, maxQueued int64) e
 		// order of their commits, without a gap.
 		var batch, loaded int64
 		err := tx.QueryRow(ctx, `
-			UPDATE acceptance a SET batch_id = batch_id + 1, accepted = accepted + $2
+			UPDATE acceptance SET batch_id = batch_id + 1, accepted = accepted + $2
 			WHERE site_id = $1 AND accepted - (SELECT loaded + failed FROM loading WHERE site_id = $1) < $3
-			RETURNING batch_id, (SELECT batch_id FROM loading WHERE site_id = $1)`,
-			int64(b.Site), n, maxQueued).Scan(&batch, &loaded)
+			RETURNING batch_id`, int64(b.Site), n, maxQueued).Scan(&batch)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return ledger.ErrQueueFull
 		}
@@ -91,14 +93,18 @@ func (l *Ledger) Accept(ctx context.Context, b *ledger.Batch, maxQueued int64) e
 			INSERT INTO batches (site_id, batch_id, key_id, usage_type, accepted_at, record_count, records)
 			VALUES ($1, $2, $3, $4, $5, $6, $7)`,
 			int64(b.Site), batch, b.KeyID, ledger.UsageTypeNumber(b.UsageType), ledger.Nanos(b.AcceptedAt), n, packed)
-		if loaded == batch-1 {
-			// Nothing was queued: whoever is idle may load.
-			stored.Queue(`SELECT pg_notify($1, $2)`, acceptedChannel, strconv.FormatInt(int64(b.Site), 10))
+		stored.Queue(`SELECT batch_id FROM loading WHERE site_id = $1`, int64(b.Site)).QueryRow(func(row pgx.Row) error {
+			return row.Scan(&loaded)
+		})
+		if err := tx.SendBatch(ctx, stored).Close(); err != nil || loaded < batch-1 {
+			return err
 		}
-		return tx.SendBatch(ctx, stored).Close()
+		// Nothing was queued: whoever is idle may load.
+		_, err = tx.Exec(ctx, `SELECT pg_notify($1, $2)`, acceptedChannel, strconv.FormatInt(int64(b.Site), 10))
+		return err
 	})
-	if err == nil {
-		l.turns.add(b.Site)
+	if !errors.Is(err, ledger.ErrQueueFull) {
+		l.turns.add(b.Site) // also where it is not known whether it was committed
 	}
 	return err
 }

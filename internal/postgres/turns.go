@@ -70,7 +70,7 @@ func (t *turns) count() int {
 func (t *turns) due(now time.Time) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(t.sites) > 0 && now.Sub(t.swept).Abs() < sweepInterval {
+	if (len(t.sites) > 0 || t.inHand > 0) && now.Sub(t.swept).Abs() < sweepInterval {
 		return false
 	}
 	t.swept = now

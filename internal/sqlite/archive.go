@@ -66,7 +66,7 @@ func (l *Ledger) oldBatches(conn *sqlite.Conn, site ledger.SiteID, after int64, 
 	stmt.BindInt64(2, int64(site))
 	stmt.BindInt64(3, after)
 	var batches []*ledger.Batch
-	for records := int64(0); records < int64(maxRecords); {
+	for records, bytes := int64(0), 0; records < int64(maxRecords) && bytes < ledger.MaxLoadBytes; {
 		if more, err := stmt.Step(); err != nil {
 			return nil, err
 		} else if !more || stmt.ColumnBool(1) {
@@ -85,6 +85,7 @@ func (l *Ledger) oldBatches(conn *sqlite.Conn, site ledger.SiteID, after int64, 
 		}
 		batches = append(batches, b)
 		records += count
+		bytes += b.Bytes()
 	}
 	return ledger.NewOldBatches(batches), nil
 }

@@ -66,7 +66,7 @@ type queuedBatch struct {
 }
 
 // queuedBatches reads the oldest queued batches of the site that has waited
-// longest, up to about maxRecords records.
+// longest, up to about maxRecords records and ledger.MaxLoadBytes.
 func (l *Ledger) queuedBatches(ctx context.Context, maxRecords int) (queued []*queuedBatch, err error) {
 	err = l.db.read(ctx, func(conn *sqlite.Conn) error {
 		site, err := number(conn, `
@@ -84,7 +84,7 @@ func (l *Ledger) queuedBatches(ctx context.Context, maxRecords int) (queued []*q
 		}
 		defer stmt.Reset()
 		stmt.BindInt64(1, site)
-		for records := int64(0); records < int64(maxRecords); {
+		for records, bytes := int64(0), 0; records < int64(maxRecords) && bytes < ledger.MaxLoadBytes; {
 			if more, err := stmt.Step(); err != nil || !more {
 				return err
 			}
@@ -100,6 +100,7 @@ func (l *Ledger) queuedBatches(ctx context.Context, maxRecords int) (queued []*q
 			q.damaged = err != nil
 			queued = append(queued, q)
 			records += count
+			bytes += q.Bytes()
 		}
 		return nil
 	})

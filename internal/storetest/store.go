@@ -35,6 +35,7 @@ func TestStore(t *testing.T, open func(t *testing.T) (replica func() ledger.Stor
 		"LoadIdentities":       testLoadIdentities,
 		"LoadAdjustments":      testLoadAdjustments,
 		"LoadTurns":            testLoadTurns,
+		"LoadLarge":            testLoadLarge,
 		"LoadConcurrent":       func(m *storeModel) { testConcurrent(m, 1) },
 		"Supersede":            testSupersede,
 		"Status":               testStatus,

@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -30,6 +31,7 @@ func TestArchive(t *testing.T, open func(t *testing.T) (replica func() ledger.St
 		"Restored":    testArchiveRestored,
 		"Twice":       testArchiveTwice,
 		"RawRecords":  testArchiveRawRecords,
+		"Large":       testArchiveLarge,
 		"Concurrent":  testArchiveConcurrent,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -148,6 +150,34 @@ func (m *archiveModel) run(store ledger.Archivable, site string, before time.Tim
 		Done: func(a ledger.Archived) { archived = append(archived, a) },
 	}, m.now)
 	return archived, err
+}
+
+// testArchiveLarge has few records that take much: they are not all read at
+// once, and all are archived.
+func testArchiveLarge(m *archiveModel) {
+	const size, batches = 1_000_000, 20
+	s := m.site("PSC")
+	for range batches {
+		m.noError(m.store.Accept(context.Background(), &ledger.Batch{
+			Site: s.who.Site, KeyID: s.who.KeyID, UsageType: amieusage.Compute, AcceptedAt: m.now,
+			Records: [][]byte{bytes.Repeat([]byte("x"), size)},
+		}, 1000))
+	}
+	for m.tick(); m.whenFree(m.service.LoadSome).Batches > 0; m.tick() {
+	}
+	store := m.store.(ledger.Archivable)
+	old, err := store.OldBatches(context.Background(), s.who.Site, 0, m.now, 4000)
+	m.noError(err)
+	if len(old) == 0 || len(old) > ledger.MaxLoadBytes/size+1 {
+		m.t.Errorf("%d batches of %d bytes were read at once", len(old), size)
+	}
+	sum := int64(0)
+	m.noError(ledger.Archive(context.Background(), store, ledger.Archiving{
+		Folder: m.folder, Before: m.now, Done: func(a ledger.Archived) { sum += a.Records },
+	}, m.now))
+	m.equal("records archived", int64(batches), sum)
+	m.verify()
+	m.sites = nil // the model has nothing of it
 }
 
 // checkArchives compares the archives of a site, and what is left of its

@@ -74,7 +74,7 @@ func testArchiveTotals(m *archiveModel) {
 // testArchiveSites has names of sites that files cannot have.
 func testArchiveSites(m *archiveModel) {
 	long := strings.Repeat("x/", 120)
-	for _, name := range []string{"PSC", "..", "a/b", "_hidden", ".hidden", "two words", "é%41", long + "1", long + "2"} {
+	for _, name := range []string{"PSC", "..", "a/b", "_hidden", ".hidden", "-option", "two words", "é%41", long + "1", long + "2"} {
 		s := m.site(name)
 		m.send(s, job("1", "1"), job("1", "2"))
 	}

@@ -91,6 +91,11 @@ func testImportRefused(m *storeModel) {
 	negative.Amount, huge.Amount, most.Amount = -1, math.MaxInt64, amieusage.MaxCharge*1_000_000
 	more := most
 	more.Start = more.Start.Add(time.Hour)
+	early := func(year int) ledger.AllocationSpec { // starts in 1970, as times are kept
+		a := one
+		a.Start = time.Date(year, 1, 1, 0, 0, 0, 0, time.UTC)
+		return a
+	}
 	project := func(allocations ...ledger.AllocationSpec) ledger.SiteSpec {
 		return ledger.SiteSpec{Name: "PSC", Resources: []string{"new"}, Projects: []ledger.ProjectSpec{
 			{ID: "p.new", Users: []string{"eve"}, Allocations: allocations}}}
@@ -109,6 +114,10 @@ func testImportRefused(m *storeModel) {
 		"a project without an id":  {{Name: "PSC", Projects: []ledger.ProjectSpec{{}}}},
 		"a user without a name":    {{Name: "PSC", Projects: []ledger.ProjectSpec{{ID: "p.new", Users: []string{"eve", ""}}}}},
 		"a resource without one":   {{Name: "PSC", Resources: []string{"new", ""}}},
+		"a name that is no text":   {{Name: "PSC", Resources: []string{"new\x00"}}},
+		"a name in another code":   {{Name: "PSC", Projects: []ledger.ProjectSpec{{ID: "caf\xe9"}}}},
+		"a name that is too long":  {{Name: "PSC", Projects: []ledger.ProjectSpec{{ID: "p.new", Users: []string{strings.Repeat("x", 1025)}}}}},
+		"starts that are the same": {project(early(1901), early(1902))},
 	} {
 		changes, err := m.store.Import(context.Background(), &ledger.RegistrySpec{Sites: sites})
 		if m.hasCode(err, amieusage.CodeInvalid); len(changes) > 0 {

@@ -224,6 +224,28 @@ func testReplicasImport(m *storeModel) {
 		})
 	}
 	group.Wait()
+	// All sites at once, in orders that differ: imports wait for each other.
+	all := func(names ...string) *ledger.RegistrySpec {
+		spec := &ledger.RegistrySpec{}
+		for _, name := range names {
+			spec.Sites = append(spec.Sites, standard(name).Sites...)
+		}
+		return spec
+	}
+	for i := range 2 * len(stores) {
+		group.Go(func() {
+			for range 3 {
+				spec := all("PSC", "SDSC", "NCSA")
+				if i%2 == 0 {
+					slices.Reverse(spec.Sites)
+				}
+				if _, err := stores[i%len(stores)].Import(context.Background(), spec); err != nil {
+					m.t.Errorf("import: %v", err)
+				}
+			}
+		})
+	}
+	group.Wait()
 	for what, times := range added {
 		m.equal("times of "+what, 1, times)
 	}

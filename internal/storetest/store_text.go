@@ -213,6 +213,27 @@ func testLargestRecords(m *storeModel) {
 	m.keepsRaw(`"Noise":"`+hex.EncodeToString(noise)+`"`, `"Blank":"`+strings.Repeat(" ", 1_000_000)+`"`)
 }
 
+// testLoadLarge has a queue of few records that take much: one transaction does
+// not load them all.
+func testLoadLarge(m *storeModel) {
+	const size, batches = 1_000_000, 40
+	s := m.site("PSC")
+	for i := range batches {
+		m.accept(s, `{"UsageType":"Compute","Records":[`+rawJob(fmt.Sprint(i), "alice", `"Blank":"`+strings.Repeat(" ", size)+`"`)+`]}`)
+	}
+	loaded := 0
+	for loaded < batches {
+		m.tick()
+		n := m.whenFree(m.service.LoadSome).Batches
+		if n == 0 || n > ledger.MaxLoadBytes/size+1 {
+			m.t.Fatalf("%d batches of %d bytes were loaded at once", n, size)
+		}
+		loaded += n
+	}
+	m.verify()
+	m.sites = nil // the model has nothing of it
+}
+
 // keepsRaw sends a record with each of the extras that is loaded, and one that
 // fails, and wants them back as they were.
 func (m *storeModel) keepsRaw(extras ...string) {

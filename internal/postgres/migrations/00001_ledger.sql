@@ -1,6 +1,6 @@
 -- Times are nanoseconds since 1970 in UTC, charges millionths of a unit, days
 -- days since 1970. Every key of what belongs to a site starts with the site, and
--- is given by counters of the site: the tables can be distributed by site_id as
+-- is given by counters of the site, or by failed_ids: they can be distributed as
 -- they are. There are no foreign keys, identity columns or triggers.
 
 -- +goose Up
