@@ -110,7 +110,7 @@ func (l *Ledger) hearAll(ctx context.Context, wake, heard func()) error {
 	for first, wait := true, time.Duration(0); ; first, wait = false, knockInterval {
 		notification, err := hear(ctx, conn, wait)
 		if err == nil && notification == nil {
-			if err := l.knock(ctx); err != nil {
+			if err := l.notify(ctx, knock); err != nil {
 				return err
 			}
 			if notification, err = hear(ctx, conn, knockTimeout); err == nil && notification == nil {
@@ -150,10 +150,10 @@ func hear(ctx context.Context, conn *pgx.Conn, wait time.Duration) (*pgconn.Noti
 	return notification, err
 }
 
-// knock notifies all that listen, this replica too.
-func (l *Ledger) knock(ctx context.Context) error {
+// notify tells all that listen, this replica too.
+func (l *Ledger) notify(ctx context.Context, what string) error {
 	return l.db.write(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, `SELECT pg_notify($1, $2)`, acceptedChannel, knock)
+		_, err := tx.Exec(ctx, `SELECT pg_notify($1, $2)`, acceptedChannel, what)
 		return err
 	})
 }

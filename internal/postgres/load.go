@@ -177,7 +177,7 @@ func (l *Ledger) queuedBatch(row pgx.CollectableRow, site ledger.SiteID) (*queue
 	q.AcceptedAt = ledger.TimeOrZero(acceptedAt)
 	var err error
 	q.Records, err = l.packer.Unpack(packed, count)
-	q.damaged = err != nil
+	q.damaged = err != nil || q.UsageType == ""
 	return q, nil
 }
 

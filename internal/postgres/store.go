@@ -73,10 +73,10 @@ func (l *Ledger) Accept(ctx context.Context, b *ledger.Batch, maxQueued int64) e
 		return err
 	}
 	n := int64(len(b.Records))
+	var batch, loaded int64
 	err = l.db.write(ctx, func(ctx context.Context, tx pgx.Tx) error {
 		// The row is held until the commit: batches of a site are numbered in
 		// order of their commits, without a gap.
-		var batch, loaded int64
 		err := tx.QueryRow(ctx, `
 			UPDATE acceptance SET batch_id = batch_id + 1, accepted = accepted + $2
 			WHERE site_id = $1 AND accepted - (SELECT loaded + failed FROM loading WHERE site_id = $1) < $3
@@ -96,15 +96,18 @@ func (l *Ledger) Accept(ctx context.Context, b *ledger.Batch, maxQueued int64) e
 		stored.Queue(`SELECT batch_id FROM loading WHERE site_id = $1`, int64(b.Site)).QueryRow(func(row pgx.Row) error {
 			return row.Scan(&loaded)
 		})
-		if err := tx.SendBatch(ctx, stored).Close(); err != nil || loaded < batch-1 {
-			return err
-		}
-		// Nothing was queued: whoever is idle may load.
-		_, err = tx.Exec(ctx, `SELECT pg_notify($1, $2)`, acceptedChannel, strconv.FormatInt(int64(b.Site), 10))
-		return err
+		return tx.SendBatch(ctx, stored).Close()
 	})
 	if !errors.Is(err, ledger.ErrQueueFull) {
 		l.turns.add(b.Site) // also where it is not known whether it was committed
+	}
+	if err == nil && loaded == batch-1 {
+		// Nothing was queued: whoever is idle may load. Commits that notify wait
+		// for each other, all sites', so that it is none that syncs the disk. Who
+		// has accepted will load where nobody hears it.
+		if err := l.notify(ctx, strconv.FormatInt(int64(b.Site), 10)); err != nil {
+			l.log.Debug("other replicas were not told of a batch", "site", b.Site, "batch", batch, "error", err)
+		}
 	}
 	return err
 }

@@ -217,20 +217,21 @@ func TestLedgerDamagedBatch(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "ledger.db")
 	store := openLedger(t, path)
 	service, who, resources := crashSite(t, store)
-	for n := range 4 {
+	for n := range 5 {
 		if _, err := service.Accept(context.Background(), who, resources, crashMessageOf(0, n)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	execute(t, path, `UPDATE batches SET records = substr(records, 1, length(records) - 9) WHERE batch_id = 2;
+		UPDATE batches SET usage_type = 9 WHERE batch_id = 5;
 		UPDATE batches SET records = (SELECT records FROM batches WHERE batch_id = 4), record_count = 6 WHERE batch_id = 3;
-		UPDATE sites SET accepted = 21, queued = 21`)
+		UPDATE sites SET accepted = 26, queued = 26`)
 	report, err := service.LoadSome(context.Background())
-	if err != nil || report.Batches != 4 || report.Loaded != 8 || report.Failed != 2 || len(report.Damaged) != 2 {
+	if err != nil || report.Batches != 5 || report.Loaded != 8 || report.Failed != 2 || len(report.Damaged) != 3 {
 		t.Errorf("report %+v, %v", report, err)
 	}
 	counts, err := service.Counts(context.Background(), who)
-	if want := (ledger.Counts{Accepted: 21, Loaded: 8, Failed: 2, Queued: 11}); err != nil || counts != want {
+	if want := (ledger.Counts{Accepted: 26, Loaded: 8, Failed: 2, Queued: 16}); err != nil || counts != want {
 		t.Errorf("counts %+v, %v, want %+v", counts, err, want)
 	}
 	if report, err := service.LoadSome(context.Background()); err != nil || report.Batches != 0 {
@@ -238,7 +239,7 @@ func TestLedgerDamagedBatch(t *testing.T) {
 	}
 	err = store.Verify(context.Background())
 	checkError(t, err, amieusage.CodeInternal, "batches: PSC: batch 2 cannot be read back\nbatches: PSC: batch 3 cannot be read back")
-	if _, err := service.Accept(context.Background(), who, resources, crashMessageOf(0, 4)); err != nil {
+	if _, err := service.Accept(context.Background(), who, resources, crashMessageOf(0, 5)); err != nil {
 		t.Fatal(err)
 	}
 	loadAll(t, service)

@@ -97,7 +97,7 @@ func (l *Ledger) queuedBatches(ctx context.Context, maxRecords int) (queued []*q
 			}}
 			count := stmt.ColumnInt64(4)
 			q.Records, err = l.packer.Unpack(columnBytes(stmt, 5), count)
-			q.damaged = err != nil
+			q.damaged = err != nil || q.UsageType == ""
 			queued = append(queued, q)
 			records += count
 			bytes += q.Bytes()
