@@ -167,21 +167,30 @@ func Archive(ctx context.Context, store Archivable, a Archiving, now time.Time) 
 			Hint: "wait until it has ended"}
 	}
 	defer lock.Unlock()
+	var failed []error
 	for _, site := range sites {
-		for after := int64(0); ; {
-			run := &archiveRun{Archiving: a, store: store, site: site, after: after}
-			archived, err := run.archive(ctx)
-			if err != nil {
-				return fmt.Errorf("archiving site %s: %w", site.name, err)
-			}
-			if archived.Batches == 0 {
-				break
-			}
-			after = run.after
-			a.Done(archived)
+		if err := a.archiveSite(ctx, store, site); err != nil {
+			failed = append(failed, fmt.Errorf("archiving site %s: %w", site.name, err))
+		}
+		if ctx.Err() != nil {
+			break
 		}
 	}
-	return nil
+	return errors.Join(failed...)
+}
+
+// archiveSite writes the archives of a site; a site that cannot be archived
+// holds up no other.
+func (a *Archiving) archiveSite(ctx context.Context, store Archivable, site namedSite) error {
+	for after := int64(0); ; {
+		run := &archiveRun{Archiving: *a, store: store, site: site, after: after}
+		archived, err := run.archive(ctx)
+		if err != nil || archived.Batches == 0 {
+			return err
+		}
+		after = run.after
+		a.Done(archived)
+	}
 }
 
 func folderError(folder string, err error) error {

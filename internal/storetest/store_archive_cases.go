@@ -86,9 +86,13 @@ func testArchiveSites(m *archiveModel) {
 			m.expect(s, m.now)
 		}
 	}
-	archived, err := m.run(m.store.(ledger.Archivable), "", m.now)
+	// The first site cannot be archived, which holds up no other.
+	archived, err := m.run(&faulty{m.store.(ledger.Archivable), 1, false}, "", m.now)
+	m.equal("stopped by what was injected", true, errors.Is(err, errInjected))
+	m.equal("archives", len(m.sites)-2, len(archived))
+	archived, err = m.run(m.store.(ledger.Archivable), "", m.now)
 	m.noError(err)
-	m.equal("archives", len(m.sites)-1, len(archived))
+	m.equal("archives of the rest", 1, len(archived))
 	m.equal("files that can be seen", len(m.sites), len(m.files()))
 	for _, s := range m.sites {
 		m.checkArchives(s)
