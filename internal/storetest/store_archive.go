@@ -316,3 +316,21 @@ func (f *faulty) SetArchived(ctx context.Context, site ledger.SiteID, file strin
 		return err
 	})
 }
+
+// A forgetful store does not record what is archived.
+type forgetful struct{ ledger.Archivable }
+
+func (*forgetful) SetArchived(context.Context, ledger.SiteID, string, []int64, []ledger.RevisionKey) (int64, error) {
+	return 0, nil
+}
+
+// An overtaken store has something else done before it records an archive.
+type overtaken struct {
+	ledger.Archivable
+	before func()
+}
+
+func (o *overtaken) SetArchived(ctx context.Context, site ledger.SiteID, file string, batches []int64, replaced []ledger.RevisionKey) (int64, error) {
+	o.before()
+	return o.Archivable.SetArchived(ctx, site, file, batches, replaced)
+}

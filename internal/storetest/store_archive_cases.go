@@ -261,13 +261,6 @@ func testArchiveRestored(m *archiveModel) {
 	}
 }
 
-// A forgetful store does not record what is archived.
-type forgetful struct{ ledger.Archivable }
-
-func (*forgetful) SetArchived(context.Context, ledger.SiteID, string, []int64, []ledger.RevisionKey) (int64, error) {
-	return 0, nil
-}
-
 // testArchiveTwice has another program archive the same at the same time, into
 // another folder: it changes nothing in the ledger.
 func testArchiveTwice(m *archiveModel) {
@@ -286,17 +279,6 @@ func testArchiveTwice(m *archiveModel) {
 	m.check()
 	m.checkArchives(s)
 	m.archive(s, m.now)
-}
-
-// An overtaken store has something else done before it records an archive.
-type overtaken struct {
-	ledger.Archivable
-	before func()
-}
-
-func (o *overtaken) SetArchived(ctx context.Context, site ledger.SiteID, file string, batches []int64, replaced []ledger.RevisionKey) (int64, error) {
-	o.before()
-	return o.Archivable.SetArchived(ctx, site, file, batches, replaced)
 }
 
 // testArchiveRawRecords archives records as they were sent: in the words of
