@@ -130,7 +130,7 @@ say "Where the projects stand."
 expect 0 summary --config site.yaml --by project
 
 say "The ledger adds up."
-expect 0 admin check --db ledger.db
+expect 0 admin verify --db ledger.db
 
 # The totals as counted apart from the program: records and charge.
 totals=$("$amieusage" summary --config site.yaml --by resource --csv | cut -d , -f 1,7,10)

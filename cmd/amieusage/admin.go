@@ -26,7 +26,7 @@ change at once.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(p.adminImportCommand(), p.adminSiteCommand(), p.adminKeyCommand(), p.adminCheckCommand(), p.adminCopyCommand(), p.adminArchiveCommand(),
+	cmd.AddCommand(p.adminImportCommand(), p.adminSiteCommand(), p.adminKeyCommand(), p.adminVerifyCommand(), p.adminCopyCommand(), p.adminArchiveCommand(),
 		p.adminDistributeCommand())
 	return cmd
 }
@@ -201,24 +201,6 @@ type keyView struct {
 	Label     string    `json:"label"`
 	CreatedAt time.Time `json:"created_at"`
 	RevokedAt time.Time `json:"revoked_at,omitzero"`
-}
-
-func (p *program) adminCheckCommand() *cobra.Command {
-	return p.withLedger(&cobra.Command{
-		Use:   "check --db DB",
-		Short: "Check that the ledger is whole and adds up",
-		Long: `Check that the ledger is whole, and that the daily roll-ups, the balances and
-the counts are what the records add up to. It reads everything, which takes a
-while for millions of records; the service may be running.`,
-		Example: `  amieusage admin check --db ledger.db`,
-		Args:    cobra.NoArgs,
-	}, false, func(ctx context.Context, store ledgerStore, _ []string) error {
-		if err := store.Verify(ctx); err != nil {
-			return err
-		}
-		fmt.Fprintln(p.stdout, "the ledger is whole and adds up")
-		return nil
-	})
 }
 
 func checkSiteName(name string) error {

@@ -380,7 +380,7 @@ func TestCopyDiffers(t *testing.T) {
 	wantRun(t, exitUsage, "is being copied", "admin", "key", "list", "--site", "PSC", "--db", url)
 	wantRun(t, exitOK, "copied and equal", "admin", "copy", "--from", m.path, "--to", url, "--restart")
 	m.execute(t, `UPDATE batches SET loaded_at = NULL WHERE batch_id = 1`)
-	wantRun(t, exitRefused, "admin check", "admin", "copy", "--from", m.path, "--to", pgtest.Database(t))
+	wantRun(t, exitRefused, "admin verify", "admin", "copy", "--from", m.path, "--to", pgtest.Database(t))
 }
 
 // TestKillCopy kills copies at any moment. The last one goes on to the same

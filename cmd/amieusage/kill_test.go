@@ -185,7 +185,7 @@ func (s *killedService) wantSummary(t *testing.T, want map[string]int64) {
 	if got := millionths(t, row.Charge); row.RecordCount != int64(len(want)) || got != total {
 		t.Errorf("the summary has %d records and %d millionths, want %d and %d", row.RecordCount, got, len(want), total)
 	}
-	s.admin(t, "check")
+	s.admin(t, "verify")
 }
 
 func millionths(t *testing.T, c amieusage.Charge) int64 {

@@ -195,7 +195,7 @@ func (f *fleet) check(t *testing.T) {
 		c.checkCounts(t, store)
 		c.checkLedger(t)
 	}
-	f.replicas[0].admin(t, "check")
+	f.replicas[0].admin(t, "verify")
 }
 
 // TestReplicas has four clients send to four replicas on one PostgreSQL, and

@@ -269,7 +269,7 @@ func (c *Copy) verify(ctx context.Context, p *copyPair) (*CopyReport, error) {
 	if from.totals != p.from.CopyTotals {
 		return nil, &amieusage.Error{Code: amieusage.CodeInternal,
 			Message: "the ledger to copy does not add up: the counters of site " + p.from.Name + " are not what its rows say",
-			Hint:    "look closer: amieusage admin check; or restore it from a backup"}
+			Hint:    "look closer: amieusage admin verify; or restore it from a backup"}
 	}
 	return &CopyReport{
 		Site:  p.from.Name,

@@ -173,7 +173,7 @@ func TestCopySourceCounters(t *testing.T) {
 	}}
 	to := &copyMemory{tables: map[string][][]any{}}
 	_, err := (&Copy{From: from, To: to}).Run(t.Context(), []string{"PSC"})
-	if err == nil || !strings.Contains(err.Error(), "admin check") || to.served {
+	if err == nil || !strings.Contains(err.Error(), "admin verify") || to.served {
 		t.Errorf("error %v, served %v", err, to.served)
 	}
 }

@@ -161,7 +161,7 @@ func (s *CopySource) Site(ctx context.Context, name string) (*ledger.CopySite, e
 
 func (s *CopySource) damaged(what string) error {
 	return &amieusage.Error{Code: amieusage.CodeInternal, Message: s.db.path + ": " + what,
-		Hint: "look closer: amieusage admin check; or restore it from a backup"}
+		Hint: "look closer: amieusage admin verify; or restore it from a backup"}
 }
 
 // Rows gives the rows of a table of a site behind a key.
