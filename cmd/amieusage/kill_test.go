@@ -29,19 +29,6 @@ import (
 	"github.com/amieusage/amieusage/usageclient"
 )
 
-// buildProgram builds the program and returns its path. It is built without the
-// race detector, which would make the many starts slow.
-func buildProgram(t *testing.T) string {
-	t.Helper()
-	program := filepath.Join(t.TempDir(), "amieusage")
-	build := exec.Command("go", "build", "-o", program, ".")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatal(err, string(out))
-	}
-	return program
-}
-
 // A killedService is the service as a process, which is killed and started
 // again on the same file.
 type killedService struct {

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/amieusage/amieusage"
+	"github.com/amieusage/amieusage/internal/failpoint"
 	"github.com/amieusage/amieusage/usageclient"
 )
 
@@ -33,7 +34,7 @@ func main() { os.Exit(run()) }
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	p := &program{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, clock: time.Now}
+	p := &program{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, clock: failpoint.Now}
 	return p.run(ctx, os.Args[1:])
 }
 

@@ -23,7 +23,7 @@ import (
 var update = flag.Bool("update", false, "write the expected outputs of the scripts anew")
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"amieusage": func() { os.Exit(run()) }})
+	testscript.Main(cleanTests{m}, map[string]func(){"amieusage": func() { os.Exit(run()) }})
 }
 
 // TestScripts runs the program as a process, as its users do. Scripts in the

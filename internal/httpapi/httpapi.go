@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/amieusage/amieusage"
+	"github.com/amieusage/amieusage/internal/failpoint"
 	"github.com/amieusage/amieusage/internal/ledger"
 )
 
@@ -163,6 +164,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, e endpoint) {
 		h.release(x)
 		h.drain(r)
 	}
+	failpoint.Hit(r.Method, "before answer")
 	header := w.Header()
 	for name, values := range a.header {
 		header[name] = values
@@ -174,6 +176,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, e endpoint) {
 	header.Set(amieusage.HeaderRequestID, x.id)
 	w.WriteHeader(a.status)
 	_, writeErr := w.Write(a.body)
+	failpoint.Hit(r.Method, "answered")
 	level := slog.LevelInfo
 	if r.URL.Path == healthPath || err != nil && r.Context().Err() != nil {
 		level = slog.LevelDebug // a probe, or a client that went away

@@ -18,6 +18,7 @@ import (
 	"github.com/klauspost/compress/gzip"
 
 	"github.com/amieusage/amieusage"
+	"github.com/amieusage/amieusage/internal/failpoint"
 )
 
 // An ArchiveLine is one line of an archive: a record as it was sent, and what
@@ -163,10 +164,12 @@ func (f *archiveFile) publish() (int64, error) {
 	if err := f.supersedes(); err != nil {
 		return 0, err
 	}
+	failpoint.Hit("archive", "written")
 	if err := os.Rename(f.temporary(), f.final()); err != nil {
 		return 0, f.writeError(err)
 	}
 	f.published = true
+	failpoint.Hit("archive", "renamed")
 	folder, err := os.Open(f.folder)
 	if err != nil {
 		return 0, f.writeError(err)

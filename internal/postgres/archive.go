@@ -181,7 +181,7 @@ func (l *Ledger) SetArchived(ctx context.Context, site ledger.SiteID, file strin
 	for i, k := range replaced {
 		records[i], revisions[i] = k.Record, k.Revision
 	}
-	err = l.db.write(ctx, func(ctx context.Context, tx pgx.Tx) error {
+	err = l.db.write(ctx, "archive", func(ctx context.Context, tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, `SELECT 1 FROM loading WHERE site_id = $1 FOR UPDATE`, int64(site)); err != nil {
 			return err
 		}

@@ -52,7 +52,7 @@ func (c *CopyTarget) Site(ctx context.Context, name string) (*ledger.CopySite, e
 // Create adds a site that is not served.
 func (c *CopyTarget) Create(ctx context.Context, name string) (site ledger.SiteID, err error) {
 	for range importTries {
-		err = c.db.write(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		err = c.db.write(ctx, "copy site", func(ctx context.Context, tx pgx.Tx) error {
 			id, err := addSite(ctx, tx, name, false)
 			site = ledger.SiteID(id)
 			return err
@@ -240,7 +240,7 @@ func keyFromEnd(ctx context.Context, tx pgx.Tx, site ledger.SiteID, t *ledger.Co
 // site, and nobody serves it; and counts the change, in place of those of a
 // registry that nobody reads yet.
 func (c *CopyTarget) unserved(ctx context.Context, site ledger.SiteID, f func(ctx context.Context, tx pgx.Tx) error) error {
-	return c.failure(c.db.write(ctx, func(ctx context.Context, tx pgx.Tx) error {
+	return c.failure(c.db.write(ctx, "copy rows", func(ctx context.Context, tx pgx.Tx) error {
 		if _, err := holdUnserved(ctx, tx, site); err != nil {
 			return err
 		}
@@ -326,7 +326,7 @@ func (c *CopyTarget) Serve(ctx context.Context, sites []*ledger.CopySite) error 
 		_, err := tx.Exec(ctx, "ANALYZE "+strings.Join(names, ", "))
 		return err
 	})
-	return c.failure(c.db.write(ctx, func(ctx context.Context, tx pgx.Tx) error {
+	return c.failure(c.db.write(ctx, "serve copy", func(ctx context.Context, tx pgx.Tx) error {
 		for _, s := range sites {
 			changes, err := holdUnserved(ctx, tx, s.ID)
 			if err == nil && changes != s.Changes {

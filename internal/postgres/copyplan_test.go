@@ -22,7 +22,7 @@ func TestCopyPlans(t *testing.T) {
 	}
 	defer l.Close()
 	bad := regexp.MustCompile(`Seq Scan|Bitmap|Sort +\(|Sort Key`)
-	err = l.db.write(t.Context(), func(ctx context.Context, tx pgx.Tx) error {
+	err = l.db.write(t.Context(), "test", func(ctx context.Context, tx pgx.Tx) error {
 		if err := byIndex(ctx, tx); err != nil {
 			return err
 		}

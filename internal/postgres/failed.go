@@ -38,7 +38,7 @@ func (l *Ledger) Failed(ctx context.Context, site ledger.SiteID, q ledger.Failed
 // Clear clears failed records, all or none.
 func (l *Ledger) Clear(ctx context.Context, site ledger.SiteID, ids []int64, now time.Time) error {
 	ids = slices.Compact(slices.Sorted(slices.Values(ids)))
-	return l.db.write(ctx, func(ctx context.Context, tx pgx.Tx) error {
+	return l.db.write(ctx, "clear", func(ctx context.Context, tx pgx.Tx) error {
 		// The site's loading is held, so that no failed record is superseded at
 		// the same time.
 		if _, err := tx.Exec(ctx, `SELECT 1 FROM loading WHERE site_id = $1 FOR UPDATE`, int64(site)); err != nil {

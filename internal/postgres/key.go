@@ -79,7 +79,7 @@ func (l *Ledger) Authority(ctx context.Context, siteName string) (*ledger.Author
 // CreateKey stores the hash of a key of the site.
 func (l *Ledger) CreateKey(ctx context.Context, siteName string, hash ledger.KeyHash, label string, now time.Time) (key ledger.Key, err error) {
 	for range importTries {
-		err = l.db.write(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		err = l.db.write(ctx, "create key", func(ctx context.Context, tx pgx.Tx) error {
 			site, err := l.siteOf(ctx, tx, siteName)
 			if err != nil {
 				return err
@@ -121,7 +121,7 @@ func (l *Ledger) Keys(ctx context.Context, siteName string) (keys []ledger.Key, 
 
 // RevokeKey ends a key of the site.
 func (l *Ledger) RevokeKey(ctx context.Context, siteName string, keyID int64, now time.Time) error {
-	return l.db.write(ctx, func(ctx context.Context, tx pgx.Tx) error {
+	return l.db.write(ctx, "revoke key", func(ctx context.Context, tx pgx.Tx) error {
 		site, err := l.siteOf(ctx, tx, siteName)
 		if err != nil {
 			return err

@@ -152,7 +152,7 @@ func hear(ctx context.Context, conn *pgx.Conn, wait time.Duration) (*pgconn.Noti
 
 // notify tells all that listen, this replica too.
 func (l *Ledger) notify(ctx context.Context, what string) error {
-	return l.db.write(ctx, func(ctx context.Context, tx pgx.Tx) error {
+	return l.db.write(ctx, "notify", func(ctx context.Context, tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, `SELECT pg_notify($1, $2)`, acceptedChannel, what)
 		return err
 	})

@@ -56,7 +56,7 @@ const maxBatches = 4_000
 // there may be more.
 func (l *Ledger) loadSite(ctx context.Context, site ledger.SiteID, now time.Time, maxRecords int, judge ledger.Judge) (report ledger.LoadReport, more bool, err error) {
 	var registry *siteRegistry
-	err = l.db.write(ctx, func(ctx context.Context, tx pgx.Tx) error {
+	err = l.db.write(ctx, "load", func(ctx context.Context, tx pgx.Tx) error {
 		t := &loadTx{nameTx: nameTx{tx: tx, site: int64(site)}}
 		var version, grossCharge, lastLoaded int64
 		err := tx.QueryRow(ctx, `

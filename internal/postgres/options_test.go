@@ -28,7 +28,7 @@ func CheckServer(version int) error {
 
 // Write runs f in a transaction.
 func (l *Ledger) Write(ctx context.Context, f func(tx pgx.Tx) error) error {
-	return l.db.write(ctx, func(ctx context.Context, tx pgx.Tx) error { return f(tx) })
+	return l.db.write(ctx, "test", func(ctx context.Context, tx pgx.Tx) error { return f(tx) })
 }
 
 // Read runs f in a transaction that only reads.

@@ -28,6 +28,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/amieusage/amieusage"
+	"github.com/amieusage/amieusage/internal/failpoint"
 	"github.com/amieusage/amieusage/internal/ledger"
 )
 
@@ -114,9 +115,20 @@ func hostOf(host string, port uint16) string {
 
 // write runs f in one transaction, and returns nil only when it is committed. A
 // context that ends before the transaction begins ends the wait for a
-// connection; once begun, a transaction is not interrupted by it.
-func (db *database) write(ctx context.Context, f func(ctx context.Context, tx pgx.Tx) error) error {
-	return db.transaction(ctx, db.beginWrite, f)
+// connection; once begun, a transaction is not interrupted by it. What names
+// the transaction for [failpoint.Hit].
+func (db *database) write(ctx context.Context, what string, f func(ctx context.Context, tx pgx.Tx) error) error {
+	err := db.transaction(ctx, db.beginWrite, func(ctx context.Context, tx pgx.Tx) error {
+		if err := f(ctx, tx); err != nil {
+			return err
+		}
+		failpoint.Hit(what, "before commit")
+		return nil
+	})
+	if err == nil {
+		failpoint.Hit(what, "committed")
+	}
+	return err
 }
 
 // read runs f in one snapshot of the database.

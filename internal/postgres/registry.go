@@ -151,7 +151,7 @@ func (l *Ledger) Import(ctx context.Context, spec *ledger.RegistrySpec) (changes
 		return nil, err
 	}
 	for range importTries {
-		err = l.db.write(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		err = l.db.write(ctx, "import", func(ctx context.Context, tx pgx.Tx) error {
 			changed := map[string][]ledger.Change{}
 			// In order of their names: two imports of the same sites never wait
 			// for each other.

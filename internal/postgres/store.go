@@ -74,7 +74,7 @@ func (l *Ledger) Accept(ctx context.Context, b *ledger.Batch, maxQueued int64) e
 	}
 	n := int64(len(b.Records))
 	var batch, loaded int64
-	err = l.db.write(ctx, func(ctx context.Context, tx pgx.Tx) error {
+	err = l.db.write(ctx, "accept", func(ctx context.Context, tx pgx.Tx) error {
 		// The row is held until the commit: batches of a site are numbered in
 		// order of their commits, without a gap.
 		err := tx.QueryRow(ctx, `

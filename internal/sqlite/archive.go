@@ -134,7 +134,7 @@ func setRevisions(conn *sqlite.Conn, site ledger.SiteID, old ledger.OldBatches) 
 
 // SetArchived records that a file holds batches, and removes what it holds.
 func (l *Ledger) SetArchived(ctx context.Context, site ledger.SiteID, file string, batches []int64, replaced []ledger.RevisionKey) (removed int64, err error) {
-	err = l.db.write(ctx, func(conn *sqlite.Conn) error {
+	err = l.db.write(ctx, "archive", func(conn *sqlite.Conn) error {
 		for _, id := range batches {
 			err := sqlitex.Execute(conn, `
 				UPDATE batches SET archive = ?, records = x'' WHERE batch_id = ? AND site_id = ? AND archive IS NULL`,

@@ -27,7 +27,7 @@ func copiedLedger(t *testing.T, statements ...string) string {
 	if _, err := l.Import(t.Context(), &ledger.RegistrySpec{Sites: []ledger.SiteSpec{{Name: "PSC"}, {Name: "NCSA"}}}); err != nil {
 		t.Fatal(err)
 	}
-	err = l.db.write(t.Context(), func(conn *sqlite.Conn) error {
+	err = l.db.write(t.Context(), "test", func(conn *sqlite.Conn) error {
 		for _, statement := range statements {
 			if err := sqlitex.ExecuteTransient(conn, statement, nil); err != nil {
 				return err

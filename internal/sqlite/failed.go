@@ -39,7 +39,7 @@ func (l *Ledger) Failed(ctx context.Context, site ledger.SiteID, q ledger.Failed
 // Clear clears failed records, all or none.
 func (l *Ledger) Clear(ctx context.Context, site ledger.SiteID, ids []int64, now time.Time) error {
 	ids = slices.Compact(slices.Sorted(slices.Values(ids)))
-	return l.db.write(ctx, func(conn *sqlite.Conn) error {
+	return l.db.write(ctx, "clear", func(conn *sqlite.Conn) error {
 		unknown := &ledger.UnknownFailedError{}
 		cleared := 0
 		for _, id := range ids {

@@ -57,7 +57,7 @@ func (l *Ledger) Authority(ctx context.Context, siteName string) (*ledger.Author
 
 // CreateKey stores the hash of a key of the site.
 func (l *Ledger) CreateKey(ctx context.Context, siteName string, hash ledger.KeyHash, label string, now time.Time) (key ledger.Key, err error) {
-	err = l.db.write(ctx, func(conn *sqlite.Conn) error {
+	err = l.db.write(ctx, "create key", func(conn *sqlite.Conn) error {
 		site, err := siteOf(conn, siteName)
 		if err != nil {
 			return err
@@ -104,7 +104,7 @@ func (l *Ledger) Keys(ctx context.Context, siteName string) (keys []ledger.Key, 
 
 // RevokeKey ends a key of the site.
 func (l *Ledger) RevokeKey(ctx context.Context, siteName string, keyID int64, now time.Time) error {
-	return l.db.write(ctx, func(conn *sqlite.Conn) error {
+	return l.db.write(ctx, "revoke key", func(conn *sqlite.Conn) error {
 		site, err := siteOf(conn, siteName)
 		if err != nil {
 			return err

@@ -33,7 +33,7 @@ func (l *Ledger) Load(ctx context.Context, now time.Time, maxRecords int, judge 
 	}()
 	var loading *ledger.Loading
 	var t *loadTx
-	err = l.db.write(ctx, func(conn *sqlite.Conn) error {
+	err = l.db.write(ctx, "load", func(conn *sqlite.Conn) error {
 		t = &loadTx{nameTx: nameTx{conn: conn, site: site}}
 		loading, err = t.begin(l, now, judge)
 		if err != nil {

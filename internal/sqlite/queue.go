@@ -19,8 +19,12 @@ func (q *Outbox) Enqueue(ctx context.Context, items []outbox.Item, cursor *outbo
 	if err != nil {
 		return nil, err
 	}
+	what := "enqueue"
+	if cursor != nil {
+		what = "move cursor"
+	}
 	var outcomes []outbox.Outcome
-	_, err = q.change(ctx, func(tx *queueTransaction) (int, error) {
+	_, err = q.change(ctx, what, func(tx *queueTransaction) (int, error) {
 		if outcomes, err = tx.enqueueAll(entries); err != nil || cursor == nil {
 			return 0, err
 		}
@@ -45,7 +49,7 @@ func (q *Outbox) Preview(ctx context.Context, items []outbox.Item) ([]outbox.Out
 		return nil, err
 	}
 	var outcomes []outbox.Outcome
-	_, err = q.change(ctx, func(tx *queueTransaction) (int, error) {
+	_, err = q.change(ctx, "preview", func(tx *queueTransaction) (int, error) {
 		if outcomes, err = tx.enqueueAll(entries); err == nil {
 			err = errPreview
 		}
@@ -143,7 +147,7 @@ func (q *Outbox) Cursor(ctx context.Context, source string) (outbox.Cursor, erro
 // Sent stores the answers to a send.
 func (q *Outbox) Sent(ctx context.Context, deliveries []outbox.Delivery) (int, error) {
 	now := q.clock()
-	return q.change(ctx, func(tx *queueTransaction) (moved int, err error) {
+	return q.change(ctx, "sent", func(tx *queueTransaction) (moved int, err error) {
 		for _, d := range deliveries {
 			row, err := tx.get(d.ID)
 			if err != nil {
@@ -163,7 +167,7 @@ func (q *Outbox) Sent(ctx context.Context, deliveries []outbox.Delivery) (int, e
 
 // Loaded takes in loaded records.
 func (q *Outbox) Loaded(ctx context.Context, records []amieusage.LoadedRecord) (int, error) {
-	return q.change(ctx, func(tx *queueTransaction) (loaded int, err error) {
+	return q.change(ctx, "take loaded", func(tx *queueTransaction) (loaded int, err error) {
 		for _, r := range records {
 			row, ok, err := tx.find(r.Identity())
 			if err != nil {
@@ -186,7 +190,7 @@ func (q *Outbox) Loaded(ctx context.Context, records []amieusage.LoadedRecord) (
 
 // Failed takes in failed records.
 func (q *Outbox) Failed(ctx context.Context, records []amieusage.FailedRecord) (int, error) {
-	return q.change(ctx, func(tx *queueTransaction) (failed int, err error) {
+	return q.change(ctx, "take failed", func(tx *queueTransaction) (failed int, err error) {
 		for _, f := range records {
 			if f.Record == nil {
 				continue
@@ -212,7 +216,7 @@ func (q *Outbox) Failed(ctx context.Context, records []amieusage.FailedRecord) (
 
 // Retry makes entries pending.
 func (q *Outbox) Retry(ctx context.Context, which outbox.Selection) (int, error) {
-	return q.change(ctx, func(tx *queueTransaction) (retried int, err error) {
+	return q.change(ctx, "retry", func(tx *queueTransaction) (retried int, err error) {
 		ids := slices.Clone(which.IDs)
 		for _, state := range which.States {
 			if ids, err = appendIDs(ids, tx.conn, state); err != nil {

@@ -33,9 +33,10 @@ type queueRow struct {
 	outbox.Progress
 }
 
-// change runs f in one transaction, and returns its number.
-func (q *Outbox) change(ctx context.Context, f func(tx *queueTransaction) (int, error)) (n int, err error) {
-	err = q.db.write(ctx, func(conn *sqlite.Conn) error {
+// change runs f in one transaction, and returns its number. What names the
+// change for [failpoint.Hit].
+func (q *Outbox) change(ctx context.Context, what string, f func(tx *queueTransaction) (int, error)) (n int, err error) {
+	err = q.db.write(ctx, what, func(conn *sqlite.Conn) error {
 		tx := &queueTransaction{conn: conn, resources: map[string]int64{}, counts: map[resourceState]int64{}}
 		err := sqlitex.Execute(conn, `SELECT name, resource_id FROM resources`, &sqlitex.ExecOptions{
 			ResultFunc: func(stmt *sqlite.Stmt) error {

@@ -120,7 +120,7 @@ func (l *Ledger) Import(ctx context.Context, spec *ledger.RegistrySpec) (changes
 	if err := spec.Check(); err != nil {
 		return nil, err
 	}
-	err = l.db.write(ctx, func(conn *sqlite.Conn) error {
+	err = l.db.write(ctx, "import", func(conn *sqlite.Conn) error {
 		changes = nil
 		for i := range spec.Sites {
 			changed, err := importSite(conn, &spec.Sites[i])

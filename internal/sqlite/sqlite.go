@@ -26,6 +26,7 @@ import (
 	"zombiezen.com/go/sqlite/sqlitex"
 
 	"github.com/amieusage/amieusage"
+	"github.com/amieusage/amieusage/internal/failpoint"
 )
 
 //go:embed migrations
@@ -130,8 +131,9 @@ func (db *database) close() error {
 
 // write runs f in one transaction, and returns nil only when it is on stable
 // storage. A context that ends before the transaction begins ends the wait for
-// the writer; once begun, a transaction is not interrupted.
-func (db *database) write(ctx context.Context, f func(conn *sqlite.Conn) error) (err error) {
+// the writer; once begun, a transaction is not interrupted. What names the
+// transaction for [failpoint.Hit].
+func (db *database) write(ctx context.Context, what string, f func(conn *sqlite.Conn) error) (err error) {
 	var conn *sqlite.Conn
 	select {
 	case conn = <-db.writer:
@@ -149,9 +151,18 @@ func (db *database) write(ctx context.Context, f func(conn *sqlite.Conn) error) 
 	if err != nil {
 		return db.failure(err)
 	}
-	defer func() { err = db.failure(err) }()
+	defer func() {
+		if err == nil {
+			failpoint.Hit(what, "committed")
+		}
+		err = db.failure(err)
+	}()
 	defer end(&err)
-	return f(conn)
+	if err := f(conn); err != nil {
+		return err
+	}
+	failpoint.Hit(what, "before commit")
+	return nil
 }
 
 // read runs f in one snapshot of the file.

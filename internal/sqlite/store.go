@@ -49,7 +49,7 @@ func (l *Ledger) Accept(ctx context.Context, b *ledger.Batch, maxQueued int64) e
 	if err != nil {
 		return err
 	}
-	return l.db.write(ctx, func(conn *sqlite.Conn) error {
+	return l.db.write(ctx, "accept", func(conn *sqlite.Conn) error {
 		queued, err := number(conn, `SELECT queued FROM sites WHERE site_id = ?`, int64(b.Site))
 		if err != nil {
 			return err
