@@ -15,15 +15,17 @@ import (
 )
 
 const (
-	// clockSkew is how far the clocks of site and service may be apart for
-	// entries to be found at once; beyond it they are found by the search of
-	// all that is loaded.
+	// nearSkew is how far the clocks of site and service may be apart for
+	// entries to be found at once; beyond it they are found by a search. A busy
+	// site has all that was loaded in this time read by each run.
+	nearSkew = 10 * time.Second
+	// clockSkew is how far they may be apart where the service lists no loaded
+	// records.
 	clockSkew = 2 * time.Hour
 	// statusMargin is how much before the answer to a send was stored its first
 	// record may have been loaded.
 	statusMargin = time.Minute
-	// singleLookups is up to how many entries are looked up one by one rather
-	// than by reading all that is loaded.
+	// singleLookups is how many entries a search looks up one by one.
 	singleLookups = 100
 	confirmChunk  = 2000
 	// searchFactor is how many times more looks in vain precede each further
@@ -118,7 +120,7 @@ func (c *confirmation) look(ctx context.Context) error {
 	if !c.noLoaded {
 		since := c.seenLoaded
 		if since.IsZero() {
-			since = c.firstSent().Add(-clockSkew)
+			since = c.firstSent().Add(-nearSkew)
 		}
 		err := c.takeLoaded(ctx, amieusage.LoadedQuery{MinLoadedTime: since})
 		if isMissing(err) {
@@ -221,8 +223,10 @@ func (c *confirmation) tellFailed(ctx context.Context, failed []amieusage.Failed
 	return nil
 }
 
-// search looks for the remaining entries among all that was ever loaded: one
-// by one where they are few.
+// search looks for the remaining entries whenever they were loaded: for the
+// first of them one by one, and for others where those were found. To read all
+// that was ever loaded could take longer than the service takes to load what it
+// has only just accepted.
 func (c *confirmation) search(ctx context.Context) error {
 	if c.noLoaded {
 		return nil
@@ -233,17 +237,21 @@ func (c *confirmation) search(ctx context.Context) error {
 	}
 	seen := c.seenLoaded
 	defer func() { c.seenLoaded = seen }()
-	if len(entries) > singleLookups {
-		err = c.takeLoaded(ctx, amieusage.LoadedQuery{})
-	} else {
-		for _, e := range entries {
-			if err = c.takeLoaded(ctx, amieusage.LoadedQuery{LocalRecordID: e.Record.Identity().LocalRecordID}); err != nil {
-				break
-			}
+	var found time.Time // the earliest LoadedTime of what was found
+	for _, e := range entries[:min(len(entries), singleLookups)] {
+		c.seenLoaded = time.Time{}
+		before := c.Summary.Loaded
+		if err := c.takeLoaded(ctx, amieusage.LoadedQuery{LocalRecordID: e.Record.Identity().LocalRecordID}); err != nil {
+			return err
+		}
+		if c.Summary.Loaded > before && (found.IsZero() || c.seenLoaded.Before(found)) {
+			found = c.seenLoaded
 		}
 	}
-	if err != nil {
-		return err
+	if len(entries) > singleLookups && !found.IsZero() {
+		if err := c.takeLoaded(ctx, amieusage.LoadedQuery{MinLoadedTime: found}); err != nil {
+			return err
+		}
 	}
 	return c.takeFailed(ctx)
 }

@@ -3,7 +3,9 @@ package agent_test
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -182,6 +184,55 @@ func TestLostOutbox(t *testing.T) {
 			s.wantStates(t, map[outbox.State]int64{outbox.Loaded: int64(jobs) + 1})
 			if records, charge := service.inLedger(t); records != jobs+1 || charge != int64(jobs+1)*8_000_000 {
 				t.Errorf("the ledger holds %d records and %d millionths", records, charge)
+			}
+		})
+	}
+}
+
+// A run does not read again what was loaded long before, not even while it
+// waits for a service that is slow to load.
+func TestConfirmReadsNothingOld(t *testing.T) {
+	for _, tt := range []struct {
+		jobs int
+		late int64 // looks in vain before the service loads
+	}{{3, 0}, {110, 0}, {3, 4}, {110, 4}} {
+		t.Run(fmt.Sprint(tt.jobs, tt.late), func(t *testing.T) {
+			t.Parallel()
+			service := newService(t, ledger.Open)
+			service.skew = -time.Hour
+			first := service.site(t)
+			first.collect(t, job("old1"), job("old2"))
+			first.send(t)
+			service.load(t)
+			service.mu.Lock()
+			service.skew = 0
+			service.mu.Unlock()
+
+			s := service.site(t)
+			s.collect(t, manyJobs(tt.jobs)...)
+			s.send(t)
+			if tt.late == 0 {
+				service.load(t)
+			}
+			var looks, old atomic.Int64
+			service.through(func(next http.Handler) http.Handler {
+				return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					answer := httptest.NewRecorder()
+					r.Header.Del("Accept-Encoding")
+					next.ServeHTTP(answer, r)
+					old.Add(int64(strings.Count(answer.Body.String(), `"old`)))
+					maps.Copy(w.Header(), answer.Header())
+					w.WriteHeader(answer.Code)
+					_, _ = w.Write(answer.Body.Bytes())
+					if strings.HasSuffix(r.URL.Path, "/usage/failed") && looks.Add(1) == tt.late {
+						service.load(t)
+					}
+				})
+			})
+			s.confirm(t, long)
+			s.wantStates(t, map[outbox.State]int64{outbox.Loaded: int64(tt.jobs)})
+			if n := old.Load(); n > 0 {
+				t.Errorf("%d old records were read", n)
 			}
 		})
 	}
