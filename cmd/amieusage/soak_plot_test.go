@@ -47,8 +47,8 @@ var soakLines = []soakLine{
 	{"threads of serve", "", "files", "open files, threads", 1, 16, func(s *soakState) float64 { return s.threads }},
 	{"ledger", "MiB", "database", "size, MiB", 0, 0, func(s *soakState) float64 { return s.bytes["ledger.db"] / mib }},
 	{"outbox", "MiB", "database", "size, MiB", 0, 0, func(s *soakState) float64 { return s.bytes["outbox.db"] / mib }},
-	{"ledger, for each record", "bytes", "database", "bytes a record", 1.05, 8, func(s *soakState) float64 { return s.bytes["ledger.db"] / s.records }},
-	{"outbox, for each record", "bytes", "database", "bytes a record", 1.05, 8, func(s *soakState) float64 { return s.bytes["outbox.db"] / s.entries }},
+	{"ledger, for each record", "bytes", "database", "bytes a record", 1.05, 8, func(s *soakState) float64 { return each(s.bytes["ledger.db"], s.records) }},
+	{"outbox, for each record", "bytes", "database", "bytes a record", 1.05, 8, func(s *soakState) float64 { return each(s.bytes["outbox.db"], s.entries) }},
 	{"log of the ledger", "MiB", "database", "write-ahead log, MiB", 1.25, 16, func(s *soakState) float64 { return s.bytes["ledger.db-wal"] / mib }},
 	{"log of the outbox", "MiB", "database", "write-ahead log, MiB", 1.25, 16, func(s *soakState) float64 { return s.bytes["outbox.db-wal"] / mib }},
 	{"accept, p50", "ms", "latency", "wait for the answer, ms", 2, 20, func(s *soakState) float64 { return s.p50 }},
@@ -57,6 +57,14 @@ var soakLines = []soakLine{
 	{"in the outbox, not confirmed", "records", "queue", "records that wait", 1.5, 5 * soakRate, func(s *soakState) float64 { return s.open }},
 	{"new records a second", "", "queue", "records a second", 0, 0, func(s *soakState) float64 { return s.rate }},
 	{"a run of report", "s", "queue", "length of a run, s", 1.5, 2, func(s *soakState) float64 { return s.report.seconds }},
+}
+
+// each is the bytes for each record, once there are enough of them to tell.
+func each(bytes, records float64) float64 {
+	if records < 5*soakRate {
+		return math.NaN()
+	}
+	return bytes / records
 }
 
 // A soakReport is what a soak is drawn and judged by.
@@ -264,7 +272,7 @@ func (r *soakReport) panel(title string) *plot.Plot {
 	p := plot.New()
 	p.Title.Text, p.X.Label.Text = title, "minutes"
 	p.Legend.Top, p.Legend.Left = true, true
-	p.Legend.XOffs, p.Legend.YOffs = vg.Points(8), vg.Points(-4)
+	p.Legend.XOffs, p.Legend.YOffs, p.Legend.Padding = vg.Points(8), vg.Points(-4), vg.Points(3)
 	p.Add(plotter.NewGrid(), soakMarks(r.marks))
 	return p
 }

@@ -91,9 +91,11 @@ func (s *soak) state() soakState {
 	if open, err := os.ReadDir(filepath.Join(process, "fd")); err == nil && len(open) > 0 {
 		now.files = float64(len(open))
 	}
-	for _, name := range []string{"ledger.db", "ledger.db-wal", "outbox.db", "outbox.db-wal"} {
-		if info, err := os.Stat(filepath.Join(s.folder, name)); err == nil {
-			now.bytes[name] = float64(info.Size())
+	for _, name := range []string{"ledger.db", "outbox.db"} {
+		// With what is still in the log only.
+		now.bytes[name] = s.number(name, `SELECT page_count * page_size FROM pragma_page_count, pragma_page_size`)
+		if info, err := os.Stat(filepath.Join(s.folder, name+"-wal")); err == nil {
+			now.bytes[name+"-wal"] = float64(info.Size())
 		}
 	}
 	now.records = s.number("ledger.db", `SELECT max(record_id) FROM records`)
