@@ -1,4 +1,4 @@
-.PHONY: help build demo test lint bench fuzz golden clean
+.PHONY: help build demo test lint bench fuzz soak golden clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-8s %s\n", $$1, $$2}'
@@ -24,6 +24,10 @@ bench: ## measure, beside baselines; writes docs/BENCHMARKS.md
 
 fuzz: ## each fuzz target for FUZZTIME (default 30s)
 	scripts/fuzz.sh
+
+soak: ## service and agent for SOAK (default 1h) at 2,000 records a second, with restarts; writes docs/SOAK.md and its plots
+	scripts/tools.sh
+	go test -run '^TestSoak$$' -v -count 1 -timeout 0 ./cmd/amieusage -soak '$(or $(SOAK),1h)' -soak-docs '$(CURDIR)/docs'
 
 golden: ## write the golden files anew, to be read before they are committed
 	go test ./cmd/... ./internal/... -update

@@ -45,8 +45,10 @@ const soakJudged = 5 * time.Minute
 // reported is in the ledger once in the end, and no line may climb.
 func TestSoak(t *testing.T) {
 	s := newSoak(t)
-	samples := s.run(t)
-
+	samples, runErr := s.run(t)
+	if len(samples) == 0 {
+		t.Fatal("no samples: ", runErr)
+	}
 	folder := *soakDocs
 	if folder == "" {
 		folder = t.TempDir()
@@ -56,6 +58,9 @@ func TestSoak(t *testing.T) {
 		t.Fatal(err)
 	}
 	report.check(t, folder)
+	if runErr != nil {
+		t.Fatal(runErr)
+	}
 	s.wantAccount(t)
 }
 
@@ -128,7 +133,7 @@ func newSoak(t *testing.T) *soak {
 
 // run runs everything for the length of the soak, and report until nothing is
 // left to be reported.
-func (s *soak) run(t *testing.T) []soakSample {
+func (s *soak) run(t *testing.T) (samples []soakSample, err error) {
 	raw, err := os.CreateTemp("", "soak-*.csv")
 	if err != nil {
 		t.Fatal(err)
@@ -139,7 +144,6 @@ func (s *soak) run(t *testing.T) []soakSample {
 	s.jobs = soakJobs{epoch: s.start.Unix()}
 	ctx, cancel := context.WithDeadline(t.Context(), s.start.Add(s.length))
 	defer cancel()
-	var samples []soakSample
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.report(ctx) })
 	group.Go(func() error { return s.probe(ctx, t.Context()) })
@@ -149,12 +153,12 @@ func (s *soak) run(t *testing.T) []soakSample {
 		return err
 	})
 	if err := group.Wait(); err != nil {
-		t.Fatal(err)
+		return samples, err
 	}
-	if *soakDocs == "" && !t.Failed() {
+	if *soakDocs == "" {
 		os.Remove(raw.Name())
 	}
-	return samples
+	return samples, nil
 }
 
 // ticks calls f at start, start+every, …, until ctx ends: at once where it is
