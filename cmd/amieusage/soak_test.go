@@ -90,7 +90,10 @@ type soak struct {
 }
 
 // A soakRun is what a run of report took.
-type soakRun struct{ seconds, mib float64 }
+type soakRun struct {
+	seconds, mib float64
+	cpu          float64 // ms of processor time for 1,000 jobs that it read
+}
 
 // A soakMark is a restart of serve.
 type soakMark struct {
@@ -100,7 +103,7 @@ type soakMark struct {
 
 func newSoak(t *testing.T) *soak {
 	s := &soak{
-		program: buildProgram(t), folder: t.TempDir(), log: t.Logf, seed: *soakSeed, lastRun: soakRun{math.NaN(), math.NaN()},
+		program: buildProgram(t), folder: t.TempDir(), log: t.Logf, seed: *soakSeed, lastRun: soakRun{math.NaN(), math.NaN(), math.NaN()},
 		length:   *soakLength,
 		interval: min(max(*soakLength/480, 250*time.Millisecond), 7500*time.Millisecond),
 		period:   min(max(*soakLength/12, time.Second), 5*time.Second),
@@ -186,10 +189,11 @@ func (s *soak) report(ctx context.Context) error {
 	one := func(to int64, kill time.Duration) error {
 		dump := filepath.Join(s.folder, "dump.psv")
 		bad := (s.runs+s.killed)%10 == 9
-		if err := s.jobs.dump(dump, max(0, reported-soakOverlap*jobRate), to, to == s.total, bad); err != nil {
+		from := max(0, reported-soakOverlap*jobRate)
+		if err := s.jobs.dump(dump, from, to, to == s.total, bad); err != nil {
 			return err
 		}
-		survived, err := s.runReport(dump, kill)
+		survived, err := s.runReport(dump, to-from, kill)
 		if !survived {
 			s.killed++
 			return err
@@ -223,8 +227,9 @@ func (s *soak) report(ctx context.Context) error {
 	}
 }
 
-// runReport runs report to its end, or kills it after a time that is not 0.
-func (s *soak) runReport(dump string, kill time.Duration) (survived bool, err error) {
+// runReport runs report on a dump of n jobs to its end, or kills it after a time
+// that is not 0.
+func (s *soak) runReport(dump string, n int64, kill time.Duration) (survived bool, err error) {
 	cmd := exec.Command(s.program, "report", "--config", filepath.Join(s.folder, "site.yaml"), "--from-file", dump, "-o", "json")
 	var complaint bytes.Buffer
 	cmd.Stderr = &complaint
@@ -250,7 +255,8 @@ func (s *soak) runReport(dump string, kill time.Duration) (survived bool, err er
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.lastRun = soakRun{time.Since(started).Seconds(), mib}
+	cpu := cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+	s.lastRun = soakRun{time.Since(started).Seconds(), mib, cpu.Seconds() * 1e6 / float64(n)}
 	return true, nil
 }
 
