@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -260,4 +261,21 @@ func (s *soakService) kill() {
 	cmd := s.process()
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait()
+}
+
+// signalDeadline is how long a service may take to end after SIGTERM: it loads
+// for 10 seconds at most.
+const signalDeadline = 30 * time.Second
+
+// stop ends the service with SIGTERM; it must exit with status 0.
+func (s *soakService) stop() error {
+	cmd := s.process()
+	defer time.AfterFunc(signalDeadline, func() { _ = cmd.Process.Kill() }).Stop()
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	if err := cmd.Wait(); err != nil {
+		return fmt.Errorf("the service did not exit with status 0: %w", err)
+	}
+	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -253,6 +254,7 @@ func (r *soakReport) draw(path string) error {
 	for i, row := range rows {
 		p := row[0]
 		p.X.Min, p.X.Max = 0, r.length.Minutes()
+		p.X.Tick.Marker, p.Y.Tick.Marker = plainTicks{12}, plainTicks{6}
 		if strings.HasPrefix(p.Title.Text, "wait") {
 			// A restart is a thousand times longer than an ordinary wait.
 			p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
@@ -269,6 +271,24 @@ func (r *soakReport) draw(path string) error {
 	// Few machines have that font.
 	text := bytes.ReplaceAll(b.Bytes(), []byte("font-family:Liberation Sans;"), []byte("font-family:Liberation Sans,Arial,Helvetica,sans-serif;"))
 	return os.WriteFile(path, text, 0o644)
+}
+
+// plainTicks are up to so many ticks at multiples of 1, 2 or 5.
+type plainTicks struct{ most float64 }
+
+// Ticks returns the ticks in [low, high].
+func (t plainTicks) Ticks(low, high float64) (ticks []plot.Tick) {
+	step := math.Pow(10, math.Floor(math.Log10((high-low)/t.most)))
+	for _, factor := range []float64{1, 2, 5, 10} {
+		if (high-low)/(factor*step) <= t.most {
+			step *= factor
+			break
+		}
+	}
+	for n := math.Ceil(low / step); n*step <= high; n++ {
+		ticks = append(ticks, plot.Tick{Value: n * step, Label: strconv.FormatFloat(n*step, 'g', 6, 64)})
+	}
+	return ticks
 }
 
 // panel returns an empty panel with the restarts in it.

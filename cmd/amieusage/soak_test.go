@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -343,21 +342,4 @@ func (s *soak) wantAccount(t *testing.T) {
 		t.Error(err)
 	}
 	s.service.admin(t, "verify")
-}
-
-// signalDeadline is how long a service may take to end after SIGTERM: it loads
-// for 10 seconds at most.
-const signalDeadline = 30 * time.Second
-
-// stop ends the service with SIGTERM; it must exit with status 0.
-func (s *soakService) stop() error {
-	cmd := s.process()
-	defer time.AfterFunc(signalDeadline, func() { _ = cmd.Process.Kill() }).Stop()
-	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		return err
-	}
-	if err := cmd.Wait(); err != nil {
-		return fmt.Errorf("the service did not exit with status 0: %w", err)
-	}
-	return nil
 }
