@@ -1,7 +1,6 @@
 package amieusage
 
 import (
-	"encoding/json"
 	"math"
 	"net/url"
 	"strconv"
@@ -112,40 +111,96 @@ func (r LoadedRecord) AppendJSON(dst []byte) []byte {
 }
 
 // UnmarshalJSON reads numbers as numbers or text, and naive times as UTC.
-func (r *LoadedRecord) UnmarshalJSON(data []byte) error {
-	var body struct {
-		AccountingDbRecordID   Count
-		UsageType              string
-		LocalRecordID          json.RawMessage
-		Resource               string
-		SubmitTime, LoadedTime string
-		Charge                 Charge
+func (r *LoadedRecord) UnmarshalJSON(data []byte) (err error) {
+	d := newReader(data, loose...)
+	defer d.release()
+	if *r, err = d.loaded(); err == nil {
+		err = d.atEnd()
 	}
-	if err := json.Unmarshal(data, &body); err != nil {
+	return err
+}
+
+// LoadedRecords is the answer to GET {base}/usage/loaded.
+type LoadedRecords []LoadedRecord
+
+// MarshalJSON returns the list as it goes over the wire.
+func (l LoadedRecords) MarshalJSON() ([]byte, error) {
+	const usualRecord = 240 // bytes
+	dst := append(make([]byte, 0, 2+usualRecord*len(l)), '[')
+	for _, r := range l {
+		dst = r.AppendJSON(appendComma(dst))
+	}
+	return append(dst, ']'), nil
+}
+
+// UnmarshalJSON reads the list; one record that cannot be read is an error for
+// all.
+func (l *LoadedRecords) UnmarshalJSON(data []byte) error {
+	d := newReader(data, loose...)
+	defer d.release()
+	*l = nil
+	if d.dec.PeekKind() != '[' {
+		return malformedLoaded("", "is not a list of loaded records")
+	}
+	d.src = string(data)
+	err := d.elements(func() error {
+		r, err := d.loaded()
+		*l = append(*l, r)
 		return err
+	})
+	if err == nil {
+		err = d.atEnd()
 	}
-	*r = LoadedRecord{Resource: body.Resource, Charge: body.Charge}
-	r.AccountingDbRecordID, _ = body.AccountingDbRecordID.Get()
-	var err error
-	if r.LocalRecordID, err = scalarText(body.LocalRecordID); err != nil {
-		return err
+	return err
+}
+
+// loaded reads one loaded record. Members of other names are passed over.
+func (d *reader) loaded() (r LoadedRecord, err error) {
+	if d.dec.PeekKind() != '{' {
+		return r, malformedLoaded("", "is not a JSON object")
 	}
-	if body.UsageType != "" {
-		if r.UsageType, err = ParseUsageType(body.UsageType); err != nil {
+	err = d.members(func(name string) error {
+		s, err := d.value()
+		if err != nil || d.kind(s) == 'n' {
 			return err
 		}
-	}
-	for _, t := range []struct {
-		text string
-		p    *time.Time
-	}{{body.SubmitTime, &r.SubmitTime}, {body.LoadedTime, &r.LoadedTime}} {
-		if t.text != "" {
-			if *t.p, err = ParseTime(t.text); err != nil {
-				return err
-			}
+		text, ok := d.text(s)
+		if ok && text == "" {
+			return nil
 		}
-	}
-	return nil
+		switch name {
+		case "AccountingDbRecordID":
+			var n Count
+			n, err = ParseCount(text)
+			r.AccountingDbRecordID, _ = n.Get()
+		case "LocalRecordID":
+			r.LocalRecordID = text
+		case "Charge":
+			r.Charge, err = ParseCharge(text)
+		case "UsageType":
+			r.UsageType, err = ParseUsageType(text)
+		case "Resource":
+			r.Resource, ok = text, d.kind(s) == '"'
+		case "SubmitTime":
+			r.SubmitTime, err = ParseTime(text)
+		case "LoadedTime":
+			r.LoadedTime, err = ParseTime(text)
+		default:
+			return nil
+		}
+		switch {
+		case err != nil:
+			return malformedLoaded(name, err.Error())
+		case !ok:
+			return malformedLoaded(name, "cannot be "+quoteShort(d.string(s)))
+		}
+		return nil
+	})
+	return r, err
+}
+
+func malformedLoaded(field, problem string) error {
+	return &ValidationError{[]FieldError{{field, problem}}}
 }
 
 // String returns the loaded record in one readable line.

@@ -27,6 +27,9 @@ func TestLoadedRecordsRoundTrip(t *testing.T) {
 		got := mustDecode[LoadedRecord](t, data)
 		mustEqual(t, "loaded record", &want, got)
 		mustEqual(t, "bytes", string(data), string(mustMarshal(t, got)))
+		list := LoadedRecords{want, {}, want}
+		data = mustMarshal(t, list)
+		mustEqual(t, "list", list, *mustDecode[LoadedRecords](t, data))
 	})
 }
 
@@ -59,6 +62,11 @@ func TestLoadedRecordsThatAreNone(t *testing.T) {
 		}
 	}
 	mustEqual(t, "of any letter case", Storage, mustDecode[LoadedRecord](t, []byte(`{"UsageType":"storage"}`)).UsageType)
+	for _, body := range []string{`{}`, `null`, `[7]`, `[{}`, `[{}]]`, `[{"Charge":"free"}]`} {
+		if err := new(LoadedRecords).UnmarshalJSON([]byte(body)); err == nil {
+			t.Errorf("LoadedRecords took %s", body)
+		}
+	}
 }
 
 func TestLoadedRecordLine(t *testing.T) {

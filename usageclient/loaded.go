@@ -43,7 +43,7 @@ func (c *Client) eachLoaded(ctx context.Context, q amieusage.LoadedQuery, yield 
 			fail(err)
 			return
 		}
-		var page []amieusage.LoadedRecord
+		var page amieusage.LoadedRecords
 		if err := c.decode(r, a, '[', &page); err != nil {
 			fail(err)
 			return

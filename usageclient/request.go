@@ -269,7 +269,13 @@ func (c *Client) decode(r *request, a *answer, opening byte, v any) error {
 	if len(body) == 0 || body[0] != opening {
 		return c.unusable(r, a, nil)
 	}
-	if err := json.Unmarshal(body, v); err != nil {
+	var err error
+	if u, ok := v.(json.Unmarshaler); ok {
+		err = u.UnmarshalJSON(body) // which reads all of it: it is not to be checked before
+	} else {
+		err = json.Unmarshal(body, v)
+	}
+	if err != nil {
 		return c.unusable(r, a, err)
 	}
 	return nil

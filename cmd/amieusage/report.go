@@ -102,7 +102,7 @@ configuration, 3 the service was not reached (all is kept for the next run).`,
 				}
 				// What cannot be read does not keep what is pending from the
 				// service.
-				err := s.collect(ctx, &f)
+				err := a.Deliver(ctx, func() error { return s.collect(ctx, &f) })
 				if _, config := errors.AsType[*statusError](err); !config && ctx.Err() == nil {
 					sendErr := a.Send(ctx)
 					if sendErr == nil {
@@ -260,8 +260,10 @@ func (s *siteCommand) collectSacct(ctx context.Context, f *collectFlags) error {
 // countRows counts the rows that were no jobs, so that what was read is what
 // was skipped, bad, new, changed and unchanged.
 func (s *siteCommand) countRows(rows slurm.Stats) {
-	s.agent.Summary.Read += rows.Steps + rows.Bad
-	s.agent.Summary.Skip("job step", rows.Steps)
+	s.agent.Count(func(sum *agent.Summary) {
+		sum.Read += rows.Steps + rows.Bad
+		sum.Skip("job step", rows.Steps)
+	})
 }
 
 func (p *program) convertCommand() *cobra.Command {

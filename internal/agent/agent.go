@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/cockroachdb/apd/v3"
@@ -34,9 +35,21 @@ type Agent struct {
 	// Progress is called now and then with what was done so far; nil: nothing.
 	Progress func(stage string, s *Summary)
 	// Bad is called with each row or record that cannot be used; nil: nothing.
+	// It and Progress are called by one stage at a time.
 	Bad func(p Problem)
-	// Summary is what was done so far.
+	// Summary is what was done so far. While stages run, it is for Count alone.
 	Summary Summary
+
+	counting sync.Mutex    // guards Summary, and the calls of Progress and Bad
+	ahead    *confirmation // what Deliver has confirmed, for Confirm to go on from
+	enqueued chan struct{} // tells Deliver of entriesAhead more entries; nil: nobody waits
+}
+
+// Count calls f with the summary, for it to be changed.
+func (a *Agent) Count(f func(s *Summary)) {
+	a.counting.Lock()
+	defer a.counting.Unlock()
+	f(&a.Summary)
 }
 
 // A Summary counts what a run did.
@@ -76,11 +89,19 @@ type Problem struct {
 // it does not name are in the outbox, or were told by Bad.
 const maxProblems = 1000
 
+// problem adds a problem behind those of its kind: what a summary names, and in
+// what order, is the same whatever the stages did at the same time.
 func (s *Summary) problem(p Problem) {
-	if len(s.Problems) < maxProblems {
-		s.Problems = append(s.Problems, p)
+	at := len(s.Problems)
+	for at > 0 && slices.Index(kinds, s.Problems[at-1].Kind) > slices.Index(kinds, p.Kind) {
+		at--
 	}
+	s.Problems = slices.Insert(s.Problems, at, p)
+	s.Problems = s.Problems[:min(len(s.Problems), maxProblems)]
 }
+
+// kinds are the kinds of problems in the order of the stages that find them.
+var kinds = []string{"bad", "rejected", "failed"}
 
 // OK reports whether nothing of the run needs anybody's attention.
 func (s *Summary) OK() bool { return s.Bad == 0 && s.Rejected == 0 && s.Failed == 0 }
@@ -122,16 +143,18 @@ func (s *Summary) charge(r amieusage.Record) {
 
 func (a *Agent) progress(stage string) {
 	if a.Progress != nil {
-		a.Progress(stage, &a.Summary)
+		a.Count(func(s *Summary) { a.Progress(stage, s) })
 	}
 }
 
 // bad notes a row or record that cannot be used. Everything else goes on.
 func (a *Agent) bad(p Problem) {
 	p.Kind = "bad"
-	a.Summary.Bad++
-	a.Summary.problem(p)
-	if a.Bad != nil {
-		a.Bad(p)
-	}
+	a.Count(func(s *Summary) {
+		s.Bad++
+		s.problem(p)
+		if a.Bad != nil {
+			a.Bad(p)
+		}
+	})
 }

@@ -33,10 +33,14 @@ func (a *Agent) convert(ctx context.Context, source batch.Source) iter.Seq2[outb
 		for job, err := range source.Jobs(ctx) {
 			var item outbox.Item
 			if err == nil {
-				a.Summary.Read++
 				record, skip, rowErr := a.Rules.Convert(job)
+				a.Count(func(s *Summary) {
+					s.Read++
+					if skip != "" {
+						s.Skip(string(skip), 1)
+					}
+				})
 				if skip != "" {
-					a.Summary.Skip(string(skip), 1)
 					continue
 				}
 				if err = rowErr; err == nil {
@@ -64,6 +68,7 @@ type enqueuing struct {
 	preview func(outbox.Item)
 	seen    idSet // the entries that it has met; nil: they may come again
 	chunk   []outbox.Item
+	ahead   int // entries of which Deliver was not told yet
 }
 
 func (e *enqueuing) run(ctx context.Context, items iter.Seq2[outbox.Item, error]) error {
@@ -108,28 +113,42 @@ func (e *enqueuing) store(ctx context.Context, cursor *outbox.Cursor) error {
 	if err != nil {
 		return err
 	}
-	for i, o := range outcomes {
-		// The IDs of entries that are new to a preview come again.
-		again := e.seen != nil && (e.preview == nil || o.Change != outbox.Added) && e.seen.add(o.ID)
-		switch o.Change {
-		case outbox.Unchanged:
-			e.Summary.Unchanged++
-			continue
-		case outbox.Added:
-			e.Summary.New++
-		case outbox.Revised:
-			e.Summary.Changed++
-			if again {
-				e.bad(overwriting(e.chunk[i], "an earlier row"))
+	var overwriting []Problem
+	e.Count(func(s *Summary) {
+		for i, o := range outcomes {
+			// The IDs of entries that are new to a preview come again.
+			again := e.seen != nil && (e.preview == nil || o.Change != outbox.Added) && e.seen.add(o.ID)
+			switch o.Change {
+			case outbox.Unchanged:
+				s.Unchanged++
+				continue
+			case outbox.Added:
+				s.New++
+			case outbox.Revised:
+				s.Changed++
+				if again {
+					overwriting = append(overwriting, overwrites(e.chunk[i], "an earlier row"))
+				}
+			}
+			e.ahead++
+			s.charge(e.chunk[i].Record)
+			if e.preview != nil {
+				e.preview(e.chunk[i])
 			}
 		}
-		e.Summary.charge(e.chunk[i].Record)
-		if e.preview != nil {
-			e.preview(e.chunk[i])
-		}
+	})
+	for _, p := range overwriting {
+		e.bad(p)
 	}
 	e.chunk = e.chunk[:0]
 	e.progress("collecting")
+	if e.ahead >= entriesAhead {
+		select {
+		case e.enqueued <- struct{}{}:
+			e.ahead = 0
+		default: // nobody waits, or has been told
+		}
+	}
 	return nil
 }
 
@@ -150,17 +169,17 @@ func (e *enqueuing) keepLast() {
 		case i == j:
 			kept = append(kept, item)
 		case amieusage.ContentDigest(item.Record) == amieusage.ContentDigest(e.chunk[j].Record):
-			e.Summary.Unchanged++
+			e.Count(func(s *Summary) { s.Unchanged++ })
 		default:
-			e.bad(overwriting(e.chunk[j], item.Place))
+			e.bad(overwrites(e.chunk[j], item.Place))
 		}
 	}
 	e.chunk = kept
 }
 
-// overwriting is the problem of an item that stands for another one of the
+// overwrites is the problem of an item that stands for another one of the
 // same source.
-func overwriting(item outbox.Item, other string) Problem {
+func overwrites(item outbox.Item, other string) Problem {
 	return Problem{
 		Place:  item.Place,
 		Record: item.Record.String(),

@@ -37,7 +37,10 @@ const (
 // until all are loaded or failed, or wait is over; the rest stays queued for
 // the next run.
 func (a *Agent) Confirm(ctx context.Context, wait time.Duration) error {
-	c := &confirmation{Agent: a, seenFailed: map[int64]bool{}}
+	c := a.ahead
+	if a.ahead = nil; c == nil {
+		c = newConfirmation(a)
+	}
 	deadline := a.Clock().Add(wait)
 	pause := backoff.NewExponentialBackOff()
 	pause.InitialInterval, pause.MaxInterval = 50*time.Millisecond, 2*time.Second
@@ -86,13 +89,17 @@ func (a *Agent) Confirm(ctx context.Context, wait time.Duration) error {
 	}
 }
 
-// A confirmation is one run of Confirm.
+// A confirmation is one run of Confirm, or of Deliver and then Confirm.
 type confirmation struct {
 	*Agent
 	unconfirmed []outbox.Unconfirmed
 	noLoaded    bool           // the service has no GET usage/loaded
 	seenLoaded  time.Time      // the newest LoadedTime seen, by the service's clock
 	seenFailed  map[int64]bool // by FailedRecordID
+}
+
+func newConfirmation(a *Agent) *confirmation {
+	return &confirmation{Agent: a, seenFailed: map[int64]bool{}}
 }
 
 // open reads what is to be confirmed, and returns how many entries that are.
@@ -117,18 +124,8 @@ func (c *confirmation) firstSent() time.Time {
 // look takes in what was loaded since the entries were sent, and then what
 // failed, which overrules it.
 func (c *confirmation) look(ctx context.Context) error {
-	if !c.noLoaded {
-		since := c.seenLoaded
-		if since.IsZero() {
-			since = c.firstSent().Add(-nearSkew)
-		}
-		err := c.takeLoaded(ctx, amieusage.LoadedQuery{MinLoadedTime: since})
-		if isMissing(err) {
-			c.Log.Info("the service does not list loaded records: confirming by its status")
-			c.noLoaded = true
-		} else if err != nil {
-			return err
-		}
+	if err := c.lookLoaded(ctx); err != nil {
+		return err
 	}
 	if err := c.takeFailed(ctx); err != nil {
 		return err
@@ -137,6 +134,25 @@ func (c *confirmation) look(ctx context.Context) error {
 		return c.takeStatus(ctx)
 	}
 	return nil
+}
+
+// lookLoaded takes in what was loaded since the entries were sent, or since it
+// looked before.
+func (c *confirmation) lookLoaded(ctx context.Context) error {
+	if c.noLoaded {
+		return nil
+	}
+	since := c.seenLoaded
+	if since.IsZero() {
+		since = c.firstSent().Add(-nearSkew)
+	}
+	err := c.takeLoaded(ctx, amieusage.LoadedQuery{MinLoadedTime: since})
+	if isMissing(err) {
+		c.Log.Info("the service does not list loaded records: confirming by its status")
+		c.noLoaded = true
+		return nil
+	}
+	return err
 }
 
 // isMissing tells a service that does not have the call.
@@ -156,7 +172,7 @@ func (c *confirmation) takeLoaded(ctx context.Context, q amieusage.LoadedQuery) 
 	chunk := make([]amieusage.LoadedRecord, 0, confirmChunk)
 	take := func() error {
 		n, err := c.Queue.Loaded(ctx, chunk)
-		c.Summary.Loaded += int64(n)
+		c.Count(func(s *Summary) { s.Loaded += int64(n) })
 		chunk = chunk[:0]
 		c.progress("confirming")
 		return err
@@ -193,7 +209,7 @@ func (c *confirmation) takeFailed(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c.Summary.Failed += int64(n)
+	c.Count(func(s *Summary) { s.Failed += int64(n) })
 	return c.tellFailed(ctx, failed, n)
 }
 
@@ -216,7 +232,9 @@ func (c *confirmation) tellFailed(ctx context.Context, failed []amieusage.Failed
 		for _, e := range entries {
 			if e.FailedRecordID == f.FailedRecordID {
 				n--
-				c.Summary.problem(Problem{Kind: "failed", Place: e.Place, Record: e.Record.String(), Reason: e.Reason})
+				c.Count(func(s *Summary) {
+					s.problem(Problem{Kind: "failed", Place: e.Place, Record: e.Record.String(), Reason: e.Reason})
+				})
 			}
 		}
 	}
@@ -297,7 +315,7 @@ func (c *confirmation) confirmAll(ctx context.Context, resource string) error {
 	var chunk []amieusage.LoadedRecord
 	take := func() error {
 		n, err := c.Queue.Loaded(ctx, chunk)
-		c.Summary.Loaded += int64(n)
+		c.Count(func(s *Summary) { s.Loaded += int64(n) })
 		chunk = chunk[:0]
 		return err
 	}

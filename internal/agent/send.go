@@ -45,15 +45,17 @@ func (a *Agent) Send(ctx context.Context) error {
 		if _, err := a.Queue.Sent(context.WithoutCancel(ctx), deliveries); err != nil {
 			return err
 		}
-		for _, o := range part.Outcomes {
-			switch o.State {
-			case usageclient.Accepted:
-				a.Summary.Sent++
-			case usageclient.Refused:
-				a.Summary.Rejected++
-				a.Summary.problem(Problem{Kind: "rejected", Record: o.Record.String(), Reason: o.Err.Error()})
+		a.Count(func(s *Summary) {
+			for _, o := range part.Outcomes {
+				switch o.State {
+				case usageclient.Accepted:
+					s.Sent++
+				case usageclient.Refused:
+					s.Rejected++
+					s.problem(Problem{Kind: "rejected", Record: o.Record.String(), Reason: o.Err.Error()})
+				}
 			}
-		}
+		})
 		a.progress("sending")
 		return nil
 	})

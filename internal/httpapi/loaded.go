@@ -17,10 +17,7 @@ func (h *Handler) loaded(x *exchange) (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if page.Records == nil {
-		page.Records = []amieusage.LoadedRecord{}
-	}
-	a, err := jsonAnswer(page.Records)
+	a, err := jsonAnswer(amieusage.LoadedRecords(page.Records))
 	if err == nil && page.Next != "" {
 		q.Offset, q.Cursor = 0, page.Next
 		a.linkNext(q.Values())

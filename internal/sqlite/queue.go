@@ -89,7 +89,7 @@ func (tx *queueTransaction) enqueue(e outbox.Entry) (outbox.ID, outbox.Change, e
 	stmt.BindInt64(2, ledger.UsageTypeNumber(identity.UsageType))
 	stmt.BindText(3, identity.LocalRecordID)
 	stmt.BindInt64(4, ledger.Nanos(identity.KeyTime))
-	stmt.BindText(5, string(e.State))
+	stmt.BindInt64(5, stateNumber(e.State))
 	stmt.BindInt64(6, e.Revision)
 	stmt.BindBytes(7, e.Digest[:])
 	stmt.BindInt64(8, e.Charge)
@@ -243,7 +243,7 @@ func (q *Outbox) Retry(ctx context.Context, which outbox.Selection) (int, error)
 // appendIDs appends the IDs of the entries in the state.
 func appendIDs(ids []outbox.ID, conn *sqlite.Conn, state outbox.State) ([]outbox.ID, error) {
 	err := sqlitex.Execute(conn, `SELECT entry_id FROM entries WHERE `+inState(state), &sqlitex.ExecOptions{
-		Args: []any{string(state)},
+		Args: []any{stateNumber(state)},
 		ResultFunc: func(stmt *sqlite.Stmt) error {
 			ids = append(ids, outbox.ID(stmt.ColumnInt64(0)))
 			return nil

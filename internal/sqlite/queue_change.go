@@ -63,7 +63,7 @@ func (tx *queueTransaction) addCounts() error {
 		err := sqlitex.Execute(tx.conn, `
 			INSERT INTO counts (resource_id, state, entries) VALUES (?, ?, ?)
 			ON CONFLICT DO UPDATE SET entries = entries + excluded.entries`,
-			&sqlitex.ExecOptions{Args: []any{key.resource, string(key.state), n}})
+			&sqlitex.ExecOptions{Args: []any{key.resource, stateNumber(key.state), n}})
 		if err != nil {
 			return err
 		}
@@ -94,7 +94,7 @@ func scanProgress(stmt *sqlite.Stmt) queueRow {
 		id:       outbox.ID(stmt.ColumnInt64(0)),
 		resource: stmt.ColumnInt64(1),
 		Progress: outbox.Progress{
-			State:          outbox.State(stmt.ColumnText(2)),
+			State:          states[stmt.ColumnInt(2)],
 			Reason:         stmt.ColumnText(3),
 			Revision:       stmt.ColumnInt64(4),
 			Charge:         stmt.ColumnInt64(6),
@@ -162,7 +162,7 @@ func (tx *queueTransaction) apply(row *queueRow, rule func(p *outbox.Progress) b
 			loaded_digest = ?8, loaded_charge = ?9
 		WHERE entry_id = ?1`)
 	stmt.BindInt64(1, int64(row.id))
-	stmt.BindText(2, string(row.State))
+	stmt.BindInt64(2, stateNumber(row.State))
 	stmt.BindText(3, row.Reason)
 	stmt.BindInt64(4, row.Attempts)
 	stmt.BindInt64(5, row.FailedRecordID)

@@ -14,13 +14,19 @@ import (
 	"github.com/amieusage/amieusage/internal/outbox"
 )
 
-// inState is the condition for the state that is parameter 1. The index of the
-// states but Loaded is used only where its own condition stands there.
+// states are the states by their numbers in the file, which are in the order of
+// their names.
+var states = []outbox.State{outbox.Failed, outbox.Loaded, outbox.Pending, outbox.Queued, outbox.Rejected}
+
+func stateNumber(state outbox.State) int64 { return int64(slices.Index(states, state)) }
+
+// inState is the condition for the state whose number is parameter 1. The index
+// of the states but Loaded is used only where its own condition stands there.
 func inState(state outbox.State) string {
 	if state == outbox.Loaded {
 		return `state = ?1`
 	}
-	return `state <> 'loaded' AND state = ?1`
+	return `state <> 1 AND state = ?1`
 }
 
 const entryColumns = progressColumns + `, usage_type, place, record`
@@ -74,7 +80,7 @@ func (q *Outbox) List(ctx context.Context, f outbox.Filter) (page []outbox.Entry
 		default:
 			for _, state := range slices.Compact(slices.Sorted(slices.Values(f.States))) {
 				more, err := entries(conn, inState(state)+` AND entry_id > ?2 ORDER BY entry_id LIMIT ?3`,
-					string(state), int64(f.After), f.Limit)
+					stateNumber(state), int64(f.After), f.Limit)
 				if err != nil {
 					return err
 				}
@@ -112,7 +118,7 @@ func (q *Outbox) Counts(ctx context.Context) (counts []outbox.Count, err error) 
 				ResultFunc: func(stmt *sqlite.Stmt) error {
 					counts = append(counts, outbox.Count{
 						Resource: stmt.ColumnText(0),
-						State:    outbox.State(stmt.ColumnText(1)),
+						State:    states[stmt.ColumnInt(1)],
 						Entries:  stmt.ColumnInt64(2),
 					})
 					return nil
@@ -127,7 +133,7 @@ func (q *Outbox) Unconfirmed(ctx context.Context) (rows []outbox.Unconfirmed, er
 	err = q.db.read(ctx, func(conn *sqlite.Conn) error {
 		return sqlitex.Execute(conn, `
 			SELECT r.name, count(*), min(e.sent_at) FROM entries e JOIN resources r ON r.resource_id = e.resource_id
-			WHERE e.state <> 'loaded' AND e.state = 'queued' GROUP BY r.name ORDER BY r.name`,
+			WHERE e.state <> 1 AND e.state = 3 GROUP BY r.name ORDER BY r.name`,
 			&sqlitex.ExecOptions{
 				ResultFunc: func(stmt *sqlite.Stmt) error {
 					rows = append(rows, outbox.Unconfirmed{

@@ -1,0 +1,189 @@
+package agent_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"iter"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/amieusage/amieusage/internal/agent"
+	"github.com/amieusage/amieusage/internal/batch"
+	"github.com/amieusage/amieusage/internal/ledger"
+	"github.com/amieusage/amieusage/internal/outbox"
+	"github.com/amieusage/amieusage/usageclient"
+)
+
+// half is so many jobs that they are sent before the other half is read.
+const half = 12_000
+
+// jobs are two halves of them, of which each is made by its number; between is
+// called between them.
+type jobs struct {
+	of      func(i int) *batch.Job
+	between func()
+}
+
+func (s jobs) Jobs(context.Context) iter.Seq2[*batch.Job, error] {
+	return func(yield func(*batch.Job, error) bool) {
+		for i := range 2 * half {
+			if i == half {
+				s.between()
+			}
+			j := s.of(i)
+			j.Place = batch.Place{File: "sacct", Line: i + 2}
+			if !yield(j, nil) {
+				return
+			}
+		}
+	}
+}
+
+func numbered(i int) *batch.Job { return job(strconv.Itoa(i)) }
+
+// report is what the command does.
+func (s *site) report(source batch.Source) error {
+	ctx := context.Background()
+	err := s.agent.Deliver(ctx, func() error { return s.agent.Collect(ctx, source, nil, nil) })
+	if err == nil {
+		err = s.agent.Send(ctx)
+	}
+	if err == nil {
+		err = s.agent.Confirm(ctx, time.Minute)
+	}
+	return err
+}
+
+// What is collected is sent and confirmed while collecting goes on; one message
+// is on its way at a time, and none holds a record that another one holds.
+func TestDeliverWhileCollecting(t *testing.T) {
+	service := newService(t, ledger.Open)
+	service.run(t)
+	s := service.site(t)
+	var underWay atomic.Int64
+	confirming := make(chan struct{})
+	service.through(func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			switch {
+			case r.Method == http.MethodPost:
+				if underWay.Add(1) > 1 {
+					t.Error("two messages are on their way")
+				}
+				defer underWay.Add(-1)
+			case strings.HasSuffix(r.URL.Path, "/usage/loaded"):
+				select {
+				case <-confirming:
+				default:
+					close(confirming)
+				}
+			}
+			next.ServeHTTP(w, r)
+		})
+	})
+	// The second half corrects a part of the first.
+	corrected := 0
+	source := jobs{between: func() { <-confirming }, of: func(i int) *batch.Job {
+		if i >= half && i%1000 == 0 {
+			corrected++
+			return job(strconv.Itoa(i-half), ran(2))
+		}
+		return numbered(i)
+	}}
+	if err := s.report(source); err != nil {
+		t.Fatal(err)
+	}
+	total := int64(2*half - corrected)
+	s.wantStates(t, map[outbox.State]int64{outbox.Loaded: total})
+	sum := s.agent.Summary
+	if sum.Read != 2*half || sum.New != total || sum.Bad != int64(corrected) || sum.Sent < total || sum.Loaded < total || sum.Failed+sum.Rejected > 0 {
+		t.Errorf("%+v", sum)
+	}
+	if records, charge := service.inLedger(t); int64(records) != total || charge != (total+int64(corrected))*8_000_000 {
+		t.Errorf("%d records of %d, %d millionths", records, total, charge)
+	}
+}
+
+// A service that is not there keeps nothing from being collected.
+func TestDeliverWithoutService(t *testing.T) {
+	var requests atomic.Int64
+	tried := make(chan struct{}, 100)
+	down := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		requests.Add(1)
+		tried <- struct{}{}
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}))
+	defer down.Close()
+	s := newSite(t)
+	s.agent.Client = clientAt(t, down.URL)
+	if err := s.report(jobs{between: func() { <-tried }, of: numbered}); !errors.Is(err, usageclient.ErrUnavailable) {
+		t.Errorf("error %v", err)
+	}
+	s.wantStates(t, map[outbox.State]int64{outbox.Pending: 2 * half})
+	if n := requests.Load(); n != 2 {
+		t.Errorf("%d requests; want one until all was collected, and one then", n)
+	}
+}
+
+// Problems come in the order of the stages, whenever they are found.
+func TestProblemsInOrder(t *testing.T) {
+	service := newService(t, ledger.Strict)
+	service.run(t)
+	s := service.site(t)
+	s.agent.Rules.Resources[0].Name = "unknown.example.org" // which the service refuses at once
+	rejected := make(chan struct{})
+	s.agent.Progress = func(_ string, sum *agent.Summary) {
+		if sum.Rejected == 1 {
+			select {
+			case <-rejected:
+			default:
+				close(rejected)
+			}
+		}
+	}
+	err := s.report(jobs{between: func() { <-rejected }, of: func(i int) *batch.Job {
+		switch i {
+		case 5:
+			return job("5", onGPU)
+		case 6:
+			return job("6", by("nobody")) // who fails when loaded
+		case 2*half - 1:
+			return job("last", by("")) // which is no record
+		}
+		return numbered(i)
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var kinds []string
+	for _, p := range s.agent.Summary.Problems {
+		kinds = append(kinds, p.Kind)
+	}
+	if got := strings.Join(kinds, " "); got != "bad rejected failed" {
+		t.Errorf("problems %s: %+v", got, s.agent.Summary.Problems)
+	}
+}
+
+// An interrupt ends both collecting and sending; what was read is kept.
+func TestDeliverInterrupted(t *testing.T) {
+	hanging := make(chan struct{}, 100)
+	slow := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		hanging <- struct{}{}
+		<-r.Context().Done()
+	}))
+	defer slow.Close()
+	s := newSite(t)
+	s.agent.Client = clientAt(t, slow.URL)
+	ctx, cancel := context.WithCancel(context.Background())
+	source := jobs{of: numbered, between: func() { <-hanging; cancel() }}
+	err := s.agent.Deliver(ctx, func() error { return s.agent.Collect(ctx, source, &outbox.Cursor{Source: "sacct", At: begin}, nil) })
+	if !errors.Is(err, context.Canceled) || s.states(t)[outbox.Pending] < half || !s.cursor(t).IsZero() {
+		t.Errorf("error %v, states %v, cursor %s", err, s.states(t), s.cursor(t))
+	}
+}
