@@ -3,6 +3,7 @@ package amieusage
 import (
 	"encoding/json"
 	"strconv"
+	"strings"
 )
 
 // A SendResponse is the service's answer to a message
@@ -19,7 +20,20 @@ type SendResponse struct {
 // QueuedMessage returns the text with which the service acknowledges n
 // records.
 func QueuedMessage(n int) string {
-	return strconv.Itoa(n) + " records have been queued for loading."
+	return strconv.Itoa(n) + queuedText
+}
+
+const queuedText = " records have been queued for loading."
+
+// Queued returns the number of records that the answer acknowledges, where its
+// Message is a [QueuedMessage].
+func (r *SendResponse) Queued() (n int, ok bool) {
+	digits, ok := strings.CutSuffix(r.Message, queuedText)
+	if !ok {
+		return 0, false
+	}
+	n, err := strconv.Atoi(digits)
+	return n, err == nil
 }
 
 // MarshalJSON writes the list of failed records under both names that clients

@@ -25,6 +25,14 @@ func TestSendResponsesRoundTrip(t *testing.T) {
 
 func TestSendResponseLine(t *testing.T) {
 	r := SendResponse{Message: QueuedMessage(3), FailedRecords: make([]FailedRecord, 2)}
+	for message, want := range map[string]int{QueuedMessage(3): 3, "0 records have been queued for loading.": 0,
+		"records have been queued for loading.": -1, "many records have been queued for loading.": -1, "thank you": -1, "": -1} {
+		n, ok := (&SendResponse{Message: message}).Queued()
+		if !ok {
+			n = -1
+		}
+		mustEqual(t, message, want, n)
+	}
 	mustEqual(t, "line", "3 records have been queued for loading. 2 records were refused.", r.String())
 }
 

@@ -33,7 +33,7 @@ func BenchmarkSendStream(b *testing.B) {
 		opts []Option
 	}{{"validated", nil}, {"as they are", []Option{WithoutValidation()}}, {"compressed", []Option{WithCompression()}}} {
 		b.Run(bench.name, func(b *testing.B) {
-			client := &http.Client{Transport: inProcess{queued(1)}}
+			client := &http.Client{Transport: inProcess{`{"Message": "thank you"}`}}
 			c := newClient(b, amieusage.DefaultURL, append(bench.opts, WithHTTPClient(client))...)
 			b.ReportAllocs()
 			for b.Loop() {

@@ -102,7 +102,7 @@ func TestNewTakes(t *testing.T) {
 
 func TestDefaultTransportHasLimits(t *testing.T) {
 	transport := newClient(t, amieusage.DefaultURL).http.Transport.(*http.Transport)
-	if transport.TLSHandshakeTimeout == 0 || transport.ResponseHeaderTimeout == 0 ||
+	if transport.TLSHandshakeTimeout == 0 || transport.HTTP2.SendPingTimeout == 0 ||
 		transport.IdleConnTimeout == 0 || transport.Proxy == nil {
 		t.Errorf("transport without limits: %+v", transport)
 	}

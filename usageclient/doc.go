@@ -42,9 +42,14 @@
 //
 // An attempt ends after a time ([WithTimeout]). It is made again, with growing
 // and jittered delays, on connection errors, time-outs and the statuses 408,
-// 429, 502, 503 and 504, and not before the service's Retry-After ([WithRetry]).
-// Every call is idempotent, so that this doubles nothing. Other statuses are
-// final.
+// 429, 502, 503, 504, 511 and 520 to 530, and not before the service's
+// Retry-After ([WithRetry]). Every call is idempotent, so that this doubles
+// nothing. Other statuses are final.
+//
+// An answer counts only as that of its own request. Each attempt bears an
+// X-Request-Id, with which the service of this project answers; an answer with
+// the id of another attempt, as a proxy may repeat one, is not taken. Nor is an
+// answer to a send that acknowledges another number of records than were sent.
 //
 // Errors are of type [*Error]; [ErrUnavailable] tells those that pass by
 // themselves from those that somebody must see to. [amieusage.Code] is reached

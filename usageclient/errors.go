@@ -13,7 +13,8 @@ import (
 // ErrUnavailable is what errors.Is finds in an error that passes by itself, so
 // that the same call may succeed later: no answer before the attempts or the
 // context ended; an answer that is not from a Usage API, such as a login page or
-// a redirect to one; or one of the statuses 408, 429, 502, 503 and 504.
+// a redirect to one; or one of the statuses 408, 429, 502, 503, 504, and those
+// by which networks answer in place of a service: 511 and 520 to 530.
 var ErrUnavailable = errors.New("usageclient: the service cannot be reached, or cannot serve now")
 
 // An Error says which request failed, and why. No part of it holds the API key.
@@ -85,15 +86,25 @@ func isTransient(status int) bool {
 		http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		return true
 	}
-	return false
+	return isNetworks(status)
+}
+
+// isNetworks tells the statuses that are never the service's own: 511 asks for
+// a login to the network, and with 520 to 530 content networks tell that the
+// service gave them no answer.
+func isNetworks(status int) bool {
+	return status == http.StatusNetworkAuthenticationRequired || 520 <= status && status <= 530
 }
 
 // failure returns the error of an answer that is no success.
 func (c *Client) failure(r *request, a *answer) *Error {
 	e := c.newError(r, amieusage.CodeForStatus(a.status))
+	if isNetworks(a.status) {
+		e.Code = amieusage.CodeBadGateway
+	}
 	e.Status, e.RequestID = a.status, a.header.Get(amieusage.HeaderRequestID)
 	e.retry = isTransient(a.status)
-	e.uncertain = a.status == http.StatusBadGateway || a.status == http.StatusGatewayTimeout
+	e.uncertain = a.status >= http.StatusInternalServerError
 	var body struct {
 		Error, Detail, Title json.RawMessage
 		Code                 amieusage.Code
@@ -135,6 +146,8 @@ func (c *Client) hint(e *Error) string {
 		return "check the site name and its API key"
 	case e.Status == http.StatusNotFound && !e.coded:
 		return "check the base URL; not every service has every call"
+	case isNetworks(e.Status):
+		return "it is not the service that answered, but the network before it"
 	case e.Status == http.StatusUnsupportedMediaType && c.compress:
 		return "the service may take no gzip: leave WithCompression out"
 	}
@@ -160,6 +173,19 @@ func (c *Client) unusable(r *request, a *answer, cause error) *Error {
 	e.Hint = "a proxy or login page between here and the service may have answered; check the base URL"
 	e.Err = c.redactError(cause)
 	e.uncertain = true
+	return e
+}
+
+// astray returns the error of an answer that belongs to another request, as
+// where a proxy repeats an answer: from then on each answer of the connection
+// may be that of the request before.
+func (c *Client) astray(r *request, a *answer) *Error {
+	c.http.CloseIdleConnections()
+	e := c.newError(r, amieusage.CodeBadGateway)
+	e.Status, e.RequestID = a.status, a.header.Get(amieusage.HeaderRequestID)
+	e.Message = "the answer is that of another request"
+	e.Hint = "a proxy between here and the service mixes answers up"
+	e.retry, e.uncertain = true, true
 	return e
 }
 

@@ -255,14 +255,16 @@ func (s *settings) newHTTPClient() *http.Client {
 		*client = *s.httpClient
 	} else {
 		client.Transport = &http.Transport{
-			Proxy:                 http.ProxyFromEnvironment,
-			DialContext:           (&net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
-			TLSClientConfig:       s.tls,
-			TLSHandshakeTimeout:   15 * time.Second,
-			ResponseHeaderTimeout: s.timeout,
-			ForceAttemptHTTP2:     true,
-			MaxIdleConnsPerHost:   8,
-			IdleConnTimeout:       90 * time.Second,
+			Proxy:               http.ProxyFromEnvironment,
+			DialContext:         (&net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+			TLSClientConfig:     s.tls,
+			TLSHandshakeTimeout: 15 * time.Second,
+			ForceAttemptHTTP2:   true,
+			MaxIdleConnsPerHost: 8,
+			IdleConnTimeout:     90 * time.Second,
+			// A connection of HTTP/2 outlives the attempts that time out on it:
+			// one that is dead must be found out before the next attempt.
+			HTTP2: &http.HTTP2Config{SendPingTimeout: s.timeout / 4, PingTimeout: s.timeout / 4},
 		}
 	}
 	client.CheckRedirect = checkRedirect

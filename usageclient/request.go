@@ -3,6 +3,7 @@ package usageclient
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
@@ -25,6 +26,10 @@ const (
 	maxAnswerBytes = 64 << 20
 	maxErrorBytes  = 64 << 10
 )
+
+// ownIDs begins the ids that clients give to their requests: one for each
+// attempt. The service answers with the request's id.
+const ownIDs = "amieusage-"
 
 // maxRedirects is the number of redirects, within the service, that a request
 // follows.
@@ -148,6 +153,8 @@ func (c *Client) exchange(ctx context.Context, r *request) (*answer, *Error) {
 	hr.Header.Set(amieusage.HeaderAPIKey, c.key())
 	hr.Header.Set("Accept", "application/json")
 	hr.Header.Set("User-Agent", c.userAgent)
+	id := ownIDs + rand.Text()
+	hr.Header.Set(amieusage.HeaderRequestID, id)
 	if r.body != nil {
 		hr.Header.Set("Content-Type", "application/json")
 	}
@@ -164,6 +171,9 @@ func (c *Client) exchange(ctx context.Context, r *request) (*answer, *Error) {
 	}
 	defer resp.Body.Close()
 	a := &answer{status: resp.StatusCode, header: resp.Header}
+	if got := resp.Header.Get(amieusage.HeaderRequestID); got != id && strings.HasPrefix(got, ownIDs) {
+		return nil, c.astray(r, a)
+	}
 	if a.status < 200 || a.status > 299 {
 		// The status says enough where its text cannot be read to the end.
 		a.body, _ = io.ReadAll(io.LimitReader(resp.Body, maxErrorBytes))

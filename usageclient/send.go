@@ -202,5 +202,10 @@ func (c *Client) post(ctx context.Context, b *batch) (*amieusage.SendResponse, e
 	if err := c.decode(r, a, '{', response); err != nil {
 		return nil, err
 	}
+	// A record may be listed as failed and counted all the same.
+	if n, ok := response.Queued(); ok && (n > b.records || n < b.records-len(response.FailedRecords)) {
+		c.http.CloseIdleConnections()
+		return nil, c.unusable(r, a, fmt.Errorf("it is about %d records, and %d were sent", n, b.records))
+	}
 	return response, nil
 }

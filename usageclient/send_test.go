@@ -298,7 +298,7 @@ func TestEarlyAnswerLeavesTheBodyAlone(t *testing.T) {
 			w.WriteHeader(http.StatusRequestEntityTooLarge)
 			return
 		}
-		_, _ = w.Write([]byte(queued(1)))
+		_, _ = w.Write([]byte(`{"Message": "thank you"}`))
 	}))
 	result, err := c.Send(context.Background(), computes(4000)...)
 	if len(result.Accepted()) == 0 || (err != nil && !errors.Is(err, ErrUnavailable)) {

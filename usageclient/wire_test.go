@@ -37,7 +37,7 @@ func (rec *recorder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	rec.requests = append(rec.requests, s)
 	answers := map[string]string{
-		basePath + "/usage/":        queued(1),
+		basePath + "/usage/":        `{"Message": "thank you"}`,
 		basePath + "/usage/status":  "[]",
 		basePath + "/usage/failed":  `{"FailedRecords": []}`,
 		basePath + "/usage/loaded":  "[]",
