@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math"
 	"net"
 	"net/url"
 	"os"
@@ -40,6 +41,8 @@ type siteFile struct {
 	MaxRequestBytes scalar         `yaml:"max_request_bytes"`
 	State           string         `yaml:"state"`
 	ConfirmWait     scalar         `yaml:"confirm_wait"`
+	RequestTimeout  scalar         `yaml:"request_timeout"`
+	RetryFor        scalar         `yaml:"retry_for"`
 	Slurm           slurmFile      `yaml:"slurm"`
 	Resources       []resourceFile `yaml:"resources"`
 	Projects        struct {
@@ -86,6 +89,8 @@ type siteConfig struct {
 	maxRequestBytes int
 	state           string
 	confirmWait     time.Duration
+	requestTimeout  time.Duration // of one attempt
+	retry           usageclient.RetryPolicy
 	zone            *time.Location // nil: not stated
 	lookback        time.Duration
 	sacct           string
@@ -214,6 +219,21 @@ func parseSite(name string, data []byte) (*siteConfig, error) {
 	if c.confirmWait, err = duration(name, "confirm_wait", file.ConfirmWait, defaultConfirmWait); err != nil {
 		return nil, err
 	}
+	if c.requestTimeout, err = duration(name, "request_timeout", file.RequestTimeout, usageclient.DefaultTimeout); err != nil {
+		return nil, err
+	}
+	if c.requestTimeout == 0 {
+		return nil, file.RequestTimeout.problem(name, "request_timeout must be above 0")
+	}
+	retryFor, err := duration(name, "retry_for", file.RetryFor, 0)
+	switch {
+	case err != nil:
+		return nil, err
+	case retryFor > 0:
+		c.retry = usageclient.RetryPolicy{MaxElapsed: retryFor, MaxAttempts: math.MaxInt32}
+	case file.RetryFor.text != "":
+		c.retry = usageclient.RetryPolicy{MaxAttempts: 1}
+	}
 	if s := file.MaxRequestBytes; s.text != "" {
 		if c.maxRequestBytes, err = strconv.Atoi(s.text); err != nil || c.maxRequestBytes < 1024 || c.maxRequestBytes > amieusage.MaxRequestBytes {
 			return nil, s.problem(name, "max_request_bytes must be a whole number from 1024 to %d", amieusage.MaxRequestBytes)
@@ -328,6 +348,8 @@ func parseINI(name, section string, data []byte) (*siteConfig, error) {
 		confirmWait: defaultConfirmWait,
 		lookback:    defaultLookback,
 		sacct:       "sacct",
+
+		requestTimeout: usageclient.DefaultTimeout,
 	}
 	if c.site == "" {
 		return nil, fmt.Errorf("%s: section %s has no site_name", name, section)
@@ -397,6 +419,8 @@ func (c *siteConfig) client(log *slog.Logger) (*usageclient.Client, error) {
 		usageclient.WithBaseURL(c.usageURL),
 		usageclient.WithUserAgent("amieusage/" + version()),
 		usageclient.WithLogger(log),
+		usageclient.WithTimeout(c.requestTimeout),
+		usageclient.WithRetry(c.retry),
 	}
 	if c.insecureHTTP {
 		options = append(options, usageclient.WithInsecureHTTP())

@@ -92,6 +92,9 @@ func errorText(ctx context.Context, err error) string {
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return "interrupted"
 	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return err.Error() + "; where the network is slow, in site.yaml: request_timeout, max_request_bytes"
+	}
 	return err.Error()
 }
 

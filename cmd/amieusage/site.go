@@ -18,6 +18,7 @@ import (
 	"github.com/amieusage/amieusage/internal/agent"
 	"github.com/amieusage/amieusage/internal/outbox"
 	"github.com/amieusage/amieusage/internal/sqlite"
+	"github.com/amieusage/amieusage/usageclient"
 )
 
 // A siteCommand is what the commands of a site's agent have in common.
@@ -136,6 +137,8 @@ func (s *siteCommand) finish(ctx context.Context, runErr error) error {
 	switch {
 	case runErr != nil && ctx.Err() != nil:
 		return &statusError{exitStatus(runErr), errors.New("interrupted; what was read is kept")}
+	case errors.Is(runErr, usageclient.ErrUnavailable):
+		return fmt.Errorf("%w; nothing is lost: the next run goes on from here", runErr)
 	case runErr != nil:
 		return runErr
 	case err != nil:
