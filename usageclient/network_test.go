@@ -142,7 +142,8 @@ func wantHonest(t *testing.T, s *service, result *SendResult, all bool) {
 // of an unavailable service, and no record counts as accepted that is not.
 func TestSendThroughFailure(t *testing.T) {
 	random := network(t)
-	downBytes := 1 + random.Int64N(150)
+	// The head of an answer has some 170 bytes and its body some 500.
+	downBytes, bodyBytes := 1+random.Int64N(150), 200+random.Int64N(300)
 	for _, test := range []struct {
 		name   string
 		faults []nettest.Toxic
@@ -152,6 +153,7 @@ func TestSendThroughFailure(t *testing.T) {
 		{"close in each request", nettest.Cut(nettest.Upstream, 1+random.Int64N(3000)), "no answer"},
 		{"reset in each answer", nettest.Reset(nettest.Downstream, downBytes), "no answer"},
 		{"close in each answer", nettest.Cut(nettest.Downstream, downBytes), "no answer"},
+		{"close in each answer's body", nettest.Cut(nettest.Downstream, bodyBytes), "no answer"},
 		{"requests vanish", []nettest.Toxic{{Type: "timeout", Stream: nettest.Upstream}}, "no answer within 500ms"},
 		{"half of a request vanishes", []nettest.Toxic{{Type: "vanish", Stream: nettest.Upstream,
 			Attributes: nettest.Attributes{"bytes": 2000}}}, "no answer within 500ms"},
@@ -161,7 +163,12 @@ func TestSendThroughFailure(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			s := &service{t: new(quiet), refuse: func(amieusage.Record) string { return "" }}
+			s := &service{t: new(quiet), refuse: func(r amieusage.Record) string {
+				if strings.HasSuffix(r.Common().LocalRecordID, "5") {
+					return "no such user"
+				}
+				return ""
+			}}
 			c, _ := serveThrough(t, echoing(s), test.faults, WithMaxRequestRecords(10),
 				WithRetry(RetryPolicy{MaxAttempts: 2, FirstDelay: time.Millisecond}))
 			result, err := c.Send(t.Context(), computes(30)...)

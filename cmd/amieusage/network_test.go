@@ -56,9 +56,10 @@ type networkSide struct {
 }
 
 // Of the jobs some fail when they are loaded, because their user is not known,
-// and some are rejected at once, because their resource is not the site's.
+// and some are rejected at once, because their resource is not the site's: one
+// or more of each request.
 func failsToLoad(job int) bool { return job%20 == 7 }
-func isRejected(job int) bool  { return job%20 == 13 }
+func isRejected(job int) bool  { return job%6 == 1 && !failsToLoad(job) }
 
 // charge is what a job costs, in millionths.
 func (n *networkSide) charge(job int) int64 { return int64(n.cores[job]) * int64(job%7200+1) * 125_000 }
