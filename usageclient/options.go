@@ -59,7 +59,9 @@ func WithInsecureHTTP() Option {
 }
 
 // WithHTTPClient sets the HTTP client, of which a copy is used. Its
-// CheckRedirect is replaced: see the package's words on the API key.
+// CheckRedirect is replaced: see the package's words on the API key. Where its
+// transport speaks HTTP/2, HTTP2.SendPingTimeout should be set: without pings
+// every attempt goes over a connection that is dead.
 func WithHTTPClient(client *http.Client) Option {
 	return func(s *settings) error {
 		if client == nil {
