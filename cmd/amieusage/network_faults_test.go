@@ -27,6 +27,7 @@ type networkFault struct {
 	down    time.Duration     // the time for which connections are refused
 	fails   string            // the error of a round that must fail
 	mayFail bool              // the round may fail
+	garbles bool              // the service may see requests that are none
 }
 
 // A crossing is one request at the HTTP proxy.
@@ -149,7 +150,7 @@ func networkFaults(random *rand.Rand) []networkFault {
 		{name: "half of a request vanishes", toxics: one("vanish", up, nettest.Attributes{"bytes": between(1, 2000)}), fails: noTime},
 		{name: "half of an answer vanishes", toxics: one("vanish", down, nettest.Attributes{"bytes": between(1, 100)}), fails: noTime},
 		{name: "answers twice", toxics: one("duplicate", down, nil), mayFail: true},
-		{name: "requests twice", toxics: one("duplicate", up, nil), mayFail: true},
+		{name: "requests twice", toxics: one("duplicate", up, nil), mayFail: true, garbles: true},
 		{name: "old answers", toxics: one("stale", down, nil), mayFail: true},
 		{name: "refused", down: time.Hour, fails: noAnswer},
 		{name: "refused for a while", down: 400 * time.Millisecond},
