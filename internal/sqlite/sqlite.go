@@ -82,7 +82,11 @@ func open(ctx context.Context, path string, kind fileKind) (*database, error) {
 	if err != nil {
 		return nil, openError(path, kind, err)
 	}
-	if err := prepare(conn, kind.cacheKiB); err != nil {
+	err = prepare(conn, kind.cacheKiB)
+	if err == nil {
+		err = checkWritable(conn, kind)
+	}
+	if err != nil {
 		conn.Close()
 		return nil, openError(path, kind, err)
 	}
@@ -117,6 +121,23 @@ func prepare(conn *sqlite.Conn, cacheKiB int) error {
 		}
 	}
 	return nil
+}
+
+// checkWritable refuses a file that cannot be written: the engine opens it all
+// the same, to be read.
+func checkWritable(conn *sqlite.Conn, kind fileKind) error {
+	conn.SetBusyTimeout(0)
+	defer conn.SetBusyTimeout(busyTimeout)
+	err := sqlitex.ExecuteTransient(conn, "BEGIN IMMEDIATE", nil)
+	if resultCode(err) == sqlite.ResultBusy {
+		return nil // another program writes it
+	}
+	if err != nil {
+		return err
+	}
+	// That is no write yet.
+	err = markKind(conn, kind)
+	return errors.Join(err, sqlitex.ExecuteTransient(conn, "ROLLBACK", nil))
 }
 
 // close waits for the writer and closes the file.
@@ -183,6 +204,13 @@ func (db *database) read(ctx context.Context, f func(conn *sqlite.Conn) error) (
 	return f(conn)
 }
 
+// What helps where a file cannot be used. A full disk has many names.
+const (
+	hintRoom     = "free some disk space"
+	hintWritable = "let who runs this write the file and its folder"
+	hintDisk     = "see that the disk is sound and has room, that the file and its folder can be written, and that there are descriptors (ulimit -n)"
+)
+
 // failure translates the engine's errors by their codes.
 func (db *database) failure(err error) error {
 	if err == nil {
@@ -193,12 +221,12 @@ func (db *database) failure(err error) error {
 		return &amieusage.Error{Code: amieusage.CodeUnavailable, Message: db.path + " is in use by another program", Err: err}
 	case sqlite.ResultFull:
 		return &amieusage.Error{Code: amieusage.CodeUnavailable, Message: "no room left to write " + db.path,
-			Hint: "free some disk space", Err: err}
+			Hint: hintRoom, Err: err}
 	case sqlite.ResultCorrupt, sqlite.ResultNotADB:
 		return &amieusage.Error{Code: amieusage.CodeInternal, Message: db.path + " is damaged",
 			Hint: "restore it from a backup", Err: err}
 	case sqlite.ResultReadOnly, sqlite.ResultPerm, sqlite.ResultIOErr, sqlite.ResultCantOpen:
-		return &amieusage.Error{Code: amieusage.CodeUnavailable, Message: "cannot read or write " + db.path, Err: err}
+		return &amieusage.Error{Code: amieusage.CodeUnavailable, Message: "cannot read or write " + db.path, Hint: hintDisk, Err: err}
 	}
 	return err
 }
@@ -284,6 +312,12 @@ func openError(path string, kind fileKind, err error) error {
 		e.Hint = "another program is using it"
 	case sqlite.ResultCorrupt:
 		return damaged(path, kind, err)
+	case sqlite.ResultFull:
+		e.Hint = hintRoom
+	case sqlite.ResultReadOnly, sqlite.ResultPerm:
+		e.Hint = hintWritable
+	case sqlite.ResultIOErr, sqlite.ResultCantOpen:
+		e.Hint = hintDisk
 	}
 	return e
 }
@@ -355,6 +389,11 @@ func create(path string, kind fileKind) error {
 	if err != nil || id == kind.applicationID {
 		return err
 	}
+	return markKind(conn, kind)
+}
+
+// markKind marks a file as one of its kind.
+func markKind(conn *sqlite.Conn, kind fileKind) error {
 	return sqlitex.ExecuteTransient(conn, "PRAGMA application_id = "+strconv.FormatInt(kind.applicationID, 10), nil)
 }
 
