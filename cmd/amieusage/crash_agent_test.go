@@ -21,6 +21,7 @@ import (
 // back by seconds only, so that a cursor that has moved too far loses jobs.
 const crashSite = `site: SITE
 api_key_file: key
+state: STATE
 usage_url: URL
 confirm_wait: 5s
 max_request_bytes: 5000
@@ -65,6 +66,7 @@ func (j *crashJob) submit() int64 { return 1_770_000_000 + int64(j.id) }
 type siteAgent struct {
 	*fleetClient // whose account is what the jobs become
 	folder       string
+	state        string // the file of the outbox
 	env          []string
 	clock        func() time.Time // the site's
 	jobs         []crashJob
@@ -74,9 +76,9 @@ type siteAgent struct {
 	runs, killed int
 }
 
-func newSiteAgent(t *testing.T, f *fleet, site string) *siteAgent {
+func newSiteAgent(t *testing.T, f *fleet, site, state string) *siteAgent {
 	t.Helper()
-	a := &siteAgent{fleetClient: f.newClient(t, site), folder: t.TempDir(), clock: time.Now,
+	a := &siteAgent{fleetClient: f.newClient(t, site), folder: t.TempDir(), state: state, clock: time.Now,
 		plans: make(chan *crashPlan), kills: make(chan bool)}
 	a.random = rand.New(rand.NewPCG(f.seed, rand.NewPCG(uint64(site[0]), uint64(site[1])).Uint64()))
 	a.env = []string{"AMIEUSAGE_FAILPOINT=" + filepath.Join(a.folder, "failpoint"),
@@ -87,12 +89,15 @@ func newSiteAgent(t *testing.T, f *fleet, site string) *siteAgent {
 	if err := os.Chmod(filepath.Join(a.folder, "sacct"), 0o700); err != nil {
 		t.Fatal(err)
 	}
+	// The first run sets the cursor, behind which nothing is looked for.
+	a.work()
+	a.report(t)
 	return a
 }
 
 // point makes the agent send to a replica.
 func (a *siteAgent) point(replica int) {
-	a.write("site.yaml", strings.NewReplacer("SITE", a.site, "URL", a.fleet.replicas[replica].url).Replace(crashSite))
+	a.write("site.yaml", strings.NewReplacer("SITE", a.site, "STATE", a.state, "URL", a.fleet.replicas[replica].url).Replace(crashSite))
 }
 
 func (a *siteAgent) write(name, text string) {

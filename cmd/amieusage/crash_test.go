@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"flag"
 	"fmt"
@@ -158,7 +159,7 @@ func TestCrash(t *testing.T) {
 
 func (c *crash) run(t *testing.T) {
 	for _, site := range []string{"TACC", "IU"} {
-		c.agents = append(c.agents, newSiteAgent(t, c.fleet, site))
+		c.agents = append(c.agents, newSiteAgent(t, c.fleet, site, "outbox.db"))
 	}
 	var agents sync.WaitGroup
 	stop := make(chan struct{})
@@ -301,14 +302,19 @@ func (c *crash) killAdministrator(t *testing.T, p *crashPlan) (died bool) {
 			disarm = arm(t, admin.env, p)
 		}
 		cmd := admin.adminCommand(args...)
+		var out bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &out
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
 		kill := time.AfterFunc(cmp.Or(p.delay, killWait), func() { _ = cmd.Process.Kill() })
-		out, err := cmd.CombinedOutput()
+		err := cmd.Wait()
 		kill.Stop()
 		disarm()
 		if died = !cmd.ProcessState.Exited(); died {
 			admin.admin(t, args...)
 		} else if err != nil {
-			t.Fatalf("%v: %v: %s", args, err, out)
+			t.Fatalf("%v: %v: %s", args, err, &out)
 		} else if p.isRandom() {
 			died = true // it was too fast
 		}

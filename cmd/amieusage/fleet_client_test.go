@@ -192,7 +192,6 @@ func (c *fleetClient) join(other *fleetClient) {
 	maps.Copy(c.failed, other.failed)
 	c.accepted += other.accepted
 	c.unknown += other.unknown
-	c.faults = append(c.faults, other.faults...)
 }
 
 // fault keeps the first few things that should not have happened.

@@ -182,24 +182,25 @@ func (f *fleet) check(t *testing.T, more ...*fleetClient) {
 		t.Fatal(err)
 	}
 	defer store.Close()
-	sites := map[string]*fleetClient{} // all clients of each site as one
-	for _, c := range append(more, f.clients...) {
-		if all := sites[c.site]; all != nil {
-			all.join(c)
-		} else {
-			sites[c.site] = c
-		}
-	}
+	clients := append(more, f.clients...)
 	for _, again := range []bool{false, true} {
-		for _, c := range sites {
+		sites := map[string]*fleetClient{} // all clients of each site as one
+		for _, c := range clients {
 			if again {
 				c.sendAgain()
 			}
-			c.checkCounts(t, store)
-			c.checkLedger(t)
 			for _, fault := range c.faults {
 				t.Errorf("a client of %s: %s", c.site, fault)
 			}
+			if sites[c.site] == nil {
+				sites[c.site] = &fleetClient{fleet: f, site: c.site, key: c.key, routes: c.routes,
+					loaded: map[amieusage.Identity]content{}, failed: map[amieusage.Identity]content{}}
+			}
+			sites[c.site].join(c)
+		}
+		for _, c := range sites {
+			c.checkCounts(t, store)
+			c.checkLedger(t)
 		}
 		f.replicas[0].admin(t, "verify")
 	}

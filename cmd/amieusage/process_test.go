@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"io"
 	"os"
 	"os/exec"
@@ -60,15 +61,17 @@ func (s *killedService) admin(t *testing.T, args ...string) string {
 	return string(out)
 }
 
+// command is what starts the service.
+func (s *killedService) command() *exec.Cmd {
+	cmd := exec.Command(s.program, "serve", "--db", s.db, "--policy", s.policy, "--listen", cmp.Or(s.listen, "127.0.0.1:0"))
+	cmd.Env = append(os.Environ(), s.env...)
+	return cmd
+}
+
 // begin begins to start the service: its output is returned.
 func (s *killedService) begin(t *testing.T) io.Reader {
 	t.Helper()
-	listen := s.listen
-	if listen == "" {
-		listen = "127.0.0.1:0"
-	}
-	cmd := exec.Command(s.program, "serve", "--db", s.db, "--policy", s.policy, "--listen", listen)
-	cmd.Env = append(os.Environ(), s.env...)
+	cmd := s.command()
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"syscall"
 	"time"
+	"unsafe"
 )
 
 // The variables of the environment by which a test tells the process what to
@@ -18,8 +19,8 @@ const (
 	// SIGKILL: "3 load: committed" is at the third hit of that point from when
 	// the file says so. It is read at each hit, and may be missing.
 	killVariable = "AMIEUSAGE_FAILPOINT"
-	// clockVariable names a file that says by how much the clock is off: "-2h30m".
-	// It is read each time that the clock is.
+	// clockVariable names a file that says by how much the clock is off, in whole
+	// seconds: "-2h30m". It is read each time that the clock is.
 	clockVariable = "AMIEUSAGE_CLOCK_OFFSET"
 )
 
@@ -70,5 +71,19 @@ func Now() time.Time {
 	if err != nil {
 		return now
 	}
-	return now.Add(off).Round(0) // a clock that steps is no monotonic one
+	return stepped(now, off)
+}
+
+// stepped returns the time as it is when the clock has been set: the wall clock
+// is another one, and the monotonic reading, by which time that passes is
+// measured, is not. Only whole seconds count.
+func stepped(now time.Time, off time.Duration) time.Time {
+	// The layout of a time.Time that has a monotonic reading: from bit 30 of the
+	// first word on are seconds.
+	(*struct {
+		wall uint64
+		ext  int64
+		loc  *time.Location
+	})(unsafe.Pointer(&now)).wall += uint64(off/time.Second) << 30
+	return now
 }
