@@ -85,7 +85,7 @@ type fleetClient struct {
 // client is a client for one replica, which tries everything once.
 func (c *fleetClient) client() (*usageclient.Client, error) {
 	return usageclient.New(c.site, c.key, usageclient.WithBaseURL(c.fleet.replicas[c.routes.IntN(len(c.fleet.replicas))].url),
-		usageclient.WithTimeout(patience), usageclient.WithRetry(usageclient.RetryPolicy{MaxAttempts: 1}),
+		usageclient.WithTimeout(c.fleet.timeout), usageclient.WithRetry(usageclient.RetryPolicy{MaxAttempts: 1}),
 		usageclient.WithHTTPClient(&http.Client{Transport: c.fleet.gate}))
 }
 

@@ -43,13 +43,14 @@ type fleet struct {
 	replicas    []*killedService
 	clients     []*fleetClient
 	gate        *gate
+	timeout     time.Duration // of each request
 }
 
 // newFleet starts a fleet, with two clients of PSC, which have a key each, and
 // one each of NCSA and SDSC. A replica has a folder for what tests tell it.
 func newFleet(t *testing.T, program, db string, replicas int, seed uint64) *fleet {
 	t.Helper()
-	f := &fleet{program: program, db: db, seed: seed, gate: &gate{}}
+	f := &fleet{program: program, db: db, seed: seed, gate: &gate{}, timeout: patience}
 	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	if err != nil {
 		t.Fatal(err)

@@ -25,6 +25,7 @@ type killedService struct {
 	policy  string
 	listen  string        // "": any port
 	env     []string      // besides that of the test
+	limit   int           // of descriptors; 0: that of the test
 	log     io.Writer     // of all processes, from when they are ready
 	url     string        // of the process that runs
 	cmd     *exec.Cmd     // nil: none runs
@@ -65,6 +66,9 @@ func (s *killedService) admin(t *testing.T, args ...string) string {
 func (s *killedService) command() *exec.Cmd {
 	cmd := exec.Command(s.program, "serve", "--db", s.db, "--policy", s.policy, "--listen", cmp.Or(s.listen, "127.0.0.1:0"))
 	cmd.Env = append(os.Environ(), s.env...)
+	if s.limit > 0 {
+		limitDescriptors(cmd, s.limit)
+	}
 	return cmd
 }
 
