@@ -132,6 +132,7 @@ func (c *crash) deck() (deck []crashPlan) {
 //
 // Who is killed, and when, follows from the seed.
 func TestCrash(t *testing.T) {
+	t.Parallel()
 	seed := cmp.Or(*crashSeed, rand.Uint64())
 	for engine, replicas := range map[string]int{"sqlite": 1, "postgres": 2} {
 		t.Run(engine, func(t *testing.T) {

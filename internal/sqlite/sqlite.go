@@ -57,6 +57,10 @@ const (
 	readers        = 4
 )
 
+// turnTimeout is how long who opens a file waits for others that bring its
+// schema up to date: one of them may be stopped.
+var turnTimeout = time.Minute
+
 // database is one open file: one connection that writes, and a pool that
 // reads.
 type database struct {
@@ -152,8 +156,10 @@ func (db *database) close() error {
 
 // write runs f in one transaction, and returns nil only when it is on stable
 // storage. A context that ends before the transaction begins ends the wait for
-// the writer; once begun, a transaction is not interrupted. What names the
-// transaction for [failpoint.Hit].
+// the writer; once begun, a transaction is not interrupted. It is taken back at
+// its end if the context's deadline is over then: who wanted it may have sent it
+// again, and something newer behind it. What names the transaction for
+// [failpoint.Hit].
 func (db *database) write(ctx context.Context, what string, f func(conn *sqlite.Conn) error) (err error) {
 	var conn *sqlite.Conn
 	select {
@@ -182,8 +188,18 @@ func (db *database) write(ctx context.Context, what string, f func(conn *sqlite.
 	if err := f(conn); err != nil {
 		return err
 	}
+	if overdue(ctx) {
+		return context.DeadlineExceeded
+	}
 	failpoint.Hit(what, "before commit")
 	return nil
+}
+
+// overdue reports whether the time is over in which a change was wanted, also
+// where the process was stopped meanwhile and its timers were, too.
+func overdue(ctx context.Context) bool {
+	deadline, ok := ctx.Deadline()
+	return ok && !time.Now().Before(deadline)
 }
 
 // read runs f in one snapshot of the file.
@@ -208,7 +224,7 @@ func (db *database) read(ctx context.Context, f func(conn *sqlite.Conn) error) (
 const (
 	hintRoom     = "free some disk space"
 	hintWritable = "let who runs this write the file and its folder"
-	hintDisk     = "see that the disk is sound and has room, that the file and its folder can be written, and that there are descriptors (ulimit -n)"
+	hintDisk     = "see that the disk is sound and has room, that the file and its folder can be written, and that files can be opened (ulimit -n)"
 )
 
 // failure translates the engine's errors by their codes.
@@ -326,7 +342,14 @@ func openError(path string, kind fileKind, err error) error {
 // turns; a schema from a newer program is refused.
 func migrate(ctx context.Context, path string, kind fileKind) error {
 	turn := flock.New(path+".lock", flock.SetPermissions(0o600))
-	if _, err := turn.TryLockContext(ctx, 20*time.Millisecond); err != nil {
+	waiting, cancel := context.WithTimeout(ctx, turnTimeout)
+	defer cancel()
+	if _, err := turn.TryLockContext(waiting, 20*time.Millisecond); err != nil {
+		if waiting.Err() != nil && ctx.Err() == nil {
+			return &amieusage.Error{Code: amieusage.CodeUnavailable, Err: err,
+				Message: "cannot open the " + kind.name + " " + path + ": another program is opening it, and has not finished",
+				Hint:    "see which one, and whether it is stopped: fuser " + path + ".lock"}
+		}
 		return openError(path, kind, err)
 	}
 	defer turn.Unlock()
