@@ -1,4 +1,4 @@
-.PHONY: help build demo test lint bench fuzz soak golden clean
+.PHONY: help build demo test crash lint bench fuzz soak golden clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-8s %s\n", $$1, $$2}'
@@ -12,6 +12,9 @@ demo: build ## the main job from end to end: a service, a dump of sacct, what fa
 test: ## every test, with the race detector; installs what is missing
 	scripts/tools.sh
 	CGO_ENABLED=1 go test -race -timeout 20m ./...
+
+crash: ## kill 300 processes on each engine, fill disks, step clocks: nothing lost, nothing doubled; CRASH_SEED=N replays
+	go test -v -count=1 -timeout 3h -run '^(TestCrash|TestFault)' ./cmd/amieusage -kills 300 -stopped 60s -crash-seed $(or $(CRASH_SEED),0)
 
 lint: ## gofmt, vet, staticcheck, and a tidy go.mod
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "not gofmt'ed: $$unformatted"; exit 1; fi

@@ -18,6 +18,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/amieusage/amieusage"
 	"github.com/amieusage/amieusage/internal/httpapi"
 	"github.com/amieusage/amieusage/internal/nettest"
 	"github.com/amieusage/amieusage/internal/outbox"
@@ -330,4 +331,42 @@ func (n *networkSide) round(t *testing.T, fault *networkFault) {
 	case status == exitRefused && !strings.Contains(complaint, "rejected: Compute") && !strings.Contains(complaint, "failed: Compute"):
 		t.Errorf("status %d, and nothing says why: %s", status, complaint)
 	}
+}
+
+// loaded returns the charges in the ledger, in millionths, by LocalRecordID.
+func (s *killedService) loaded(t *testing.T) map[string]int64 {
+	t.Helper()
+	charges := map[string]int64{}
+	for r, err := range s.client(t).Loaded(t.Context(), amieusage.LoadedQuery{Limit: amieusage.MaxLoadedPage}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, twice := charges[r.LocalRecordID]; twice {
+			t.Errorf("the ledger holds record %s twice", r.LocalRecordID)
+		}
+		charges[r.LocalRecordID] = millionths(t, r.Charge)
+	}
+	return charges
+}
+
+// wantSummary checks the number of records and the total charge on the only
+// resource, and that the ledger adds up.
+func (s *killedService) wantSummary(t *testing.T, want map[string]int64) {
+	t.Helper()
+	var total int64
+	for _, charge := range want {
+		total += charge
+	}
+	summary, err := s.client(t).Summary(t.Context(), amieusage.SummaryQuery{GroupBy: []amieusage.GroupKey{amieusage.ByResource}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(summary.Rows) != 1 {
+		t.Fatalf("the summary has %d resources, want 1", len(summary.Rows))
+	}
+	row := summary.Rows[0]
+	if got := millionths(t, row.Charge); row.RecordCount != int64(len(want)) || got != total {
+		t.Errorf("the summary has %d records and %d millionths, want %d and %d", row.RecordCount, got, len(want), total)
+	}
+	s.admin(t, "verify")
 }

@@ -3,70 +3,57 @@
 package failpoint
 
 import (
-	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
+	"unsafe"
 )
 
 // The variables of the environment by which a test tells the process what to
 // do; each may be missing.
 const (
-	// killVariable is when the process ends itself with SIGKILL: "3 load:
-	// committed" is at the third hit of that point.
+	// killVariable names a file that says when the process ends itself with
+	// SIGKILL: "3 load: committed" is at the third hit of that point from when
+	// the file says so. It is read at each hit, and may be missing.
 	killVariable = "AMIEUSAGE_FAILPOINT"
-	// seenVariable names a file that the process appends a line to for each
-	// point that it comes to, with its name, when it comes to it first.
-	seenVariable = "AMIEUSAGE_FAILPOINTS_SEEN"
-	// clockVariable names a file that says by how much the clock is off: "-2h30m".
-	// It is read each time that the clock is.
+	// clockVariable names a file that says by how much the clock is off, in whole
+	// seconds: "-2h30m". It is read each time that the clock is.
 	clockVariable = "AMIEUSAGE_CLOCK_OFFSET"
 )
 
 var (
-	killAt, killAfter = killPoint(os.Getenv(killVariable))
-	hits              atomic.Int64 // of killAt
-	seen              sync.Map
-	seenFile          = os.Getenv(seenVariable)
-	clockFile         = os.Getenv(clockVariable)
-)
+	killFile, clockFile = os.Getenv(killVariable), os.Getenv(clockVariable)
 
-func killPoint(text string) (name string, nth int64) {
-	if text == "" {
-		return "", 0
-	}
-	number, name, _ := strings.Cut(text, " ")
-	if _, err := fmt.Sscan(number, &nth); err != nil || name == "" {
-		fmt.Fprintf(os.Stderr, "%s=%q is not a number and a point\n", killVariable, text)
-		os.Exit(2)
-	}
-	return name, nth
-}
+	mu    sync.Mutex
+	armed string // what killFile says
+	hits  int    // since then, of its point
+)
 
 // Hit is one of the instants: a moment of what is being done. The point is
 // named "WHAT: MOMENT".
 func Hit(what, moment string) {
-	name := what + ": " + moment
-	if _, before := seen.LoadOrStore(name, true); !before && seenFile != "" {
-		note(name)
+	if killFile == "" {
+		return
 	}
-	if name == killAt && hits.Add(1) == killAfter {
+	text, err := os.ReadFile(killFile)
+	if err != nil {
+		return
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if string(text) != armed {
+		armed, hits = string(text), 0
+	}
+	nth, point, _ := strings.Cut(armed, " ")
+	if point != what+": "+moment {
+		return
+	}
+	if hits++; strconv.Itoa(hits) == nth {
 		// It is gone before this returns.
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
-	}
-}
-
-func note(name string) {
-	f, err := os.OpenFile(seenFile, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
-	if err == nil {
-		_, err = f.WriteString(name + "\n")
-		_ = f.Close() // one short line: it was written, or not
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "failpoint:", err)
 	}
 }
 
@@ -84,5 +71,19 @@ func Now() time.Time {
 	if err != nil {
 		return now
 	}
-	return now.Add(off).Round(0) // a clock that steps is no monotonic one
+	return stepped(now, off)
+}
+
+// stepped returns the time as it is when the clock has been set: the wall clock
+// is another one, and the monotonic reading, by which time that passes is
+// measured, is not. Only whole seconds count.
+func stepped(now time.Time, off time.Duration) time.Time {
+	// The layout of a time.Time that has a monotonic reading: from bit 30 of the
+	// first word on are seconds.
+	(*struct {
+		wall uint64
+		ext  int64
+		loc  *time.Location
+	})(unsafe.Pointer(&now)).wall += uint64(off/time.Second) << 30
+	return now
 }

@@ -57,6 +57,10 @@ const (
 	readers        = 4
 )
 
+// turnTimeout is how long who opens a file waits for others that bring its
+// schema up to date: one of them may be stopped.
+var turnTimeout = time.Minute
+
 // database is one open file: one connection that writes, and a pool that
 // reads.
 type database struct {
@@ -82,7 +86,11 @@ func open(ctx context.Context, path string, kind fileKind) (*database, error) {
 	if err != nil {
 		return nil, openError(path, kind, err)
 	}
-	if err := prepare(conn, kind.cacheKiB); err != nil {
+	err = prepare(conn, kind.cacheKiB)
+	if err == nil {
+		err = checkWritable(conn, kind)
+	}
+	if err != nil {
 		conn.Close()
 		return nil, openError(path, kind, err)
 	}
@@ -119,6 +127,23 @@ func prepare(conn *sqlite.Conn, cacheKiB int) error {
 	return nil
 }
 
+// checkWritable refuses a file that cannot be written: the engine opens it all
+// the same, to be read.
+func checkWritable(conn *sqlite.Conn, kind fileKind) error {
+	conn.SetBusyTimeout(0)
+	defer conn.SetBusyTimeout(busyTimeout)
+	err := sqlitex.ExecuteTransient(conn, "BEGIN IMMEDIATE", nil)
+	if resultCode(err) == sqlite.ResultBusy {
+		return nil // another program writes it
+	}
+	if err != nil {
+		return err
+	}
+	// That is no write yet.
+	err = markKind(conn, kind)
+	return errors.Join(err, sqlitex.ExecuteTransient(conn, "ROLLBACK", nil))
+}
+
 // close waits for the writer and closes the file.
 func (db *database) close() error {
 	conn, open := <-db.writer
@@ -131,8 +156,10 @@ func (db *database) close() error {
 
 // write runs f in one transaction, and returns nil only when it is on stable
 // storage. A context that ends before the transaction begins ends the wait for
-// the writer; once begun, a transaction is not interrupted. What names the
-// transaction for [failpoint.Hit].
+// the writer; once begun, a transaction is not interrupted. It is taken back at
+// its end if the context's deadline is over then: who wanted it may have sent it
+// again, and something newer behind it. What names the transaction for
+// [failpoint.Hit].
 func (db *database) write(ctx context.Context, what string, f func(conn *sqlite.Conn) error) (err error) {
 	var conn *sqlite.Conn
 	select {
@@ -161,8 +188,18 @@ func (db *database) write(ctx context.Context, what string, f func(conn *sqlite.
 	if err := f(conn); err != nil {
 		return err
 	}
+	if overdue(ctx) {
+		return context.DeadlineExceeded
+	}
 	failpoint.Hit(what, "before commit")
 	return nil
+}
+
+// overdue reports whether the time is over in which a change was wanted, also
+// where the process was stopped meanwhile and its timers were, too.
+func overdue(ctx context.Context) bool {
+	deadline, ok := ctx.Deadline()
+	return ok && !time.Now().Before(deadline)
 }
 
 // read runs f in one snapshot of the file.
@@ -183,6 +220,13 @@ func (db *database) read(ctx context.Context, f func(conn *sqlite.Conn) error) (
 	return f(conn)
 }
 
+// What helps where a file cannot be used. A full disk has many names.
+const (
+	hintRoom     = "free some disk space"
+	hintWritable = "let who runs this write the file and its folder"
+	hintDisk     = "see that the disk is sound and has room, that the file and its folder can be written, and that files can be opened (ulimit -n)"
+)
+
 // failure translates the engine's errors by their codes.
 func (db *database) failure(err error) error {
 	if err == nil {
@@ -193,12 +237,12 @@ func (db *database) failure(err error) error {
 		return &amieusage.Error{Code: amieusage.CodeUnavailable, Message: db.path + " is in use by another program", Err: err}
 	case sqlite.ResultFull:
 		return &amieusage.Error{Code: amieusage.CodeUnavailable, Message: "no room left to write " + db.path,
-			Hint: "free some disk space", Err: err}
+			Hint: hintRoom, Err: err}
 	case sqlite.ResultCorrupt, sqlite.ResultNotADB:
 		return &amieusage.Error{Code: amieusage.CodeInternal, Message: db.path + " is damaged",
 			Hint: "restore it from a backup", Err: err}
 	case sqlite.ResultReadOnly, sqlite.ResultPerm, sqlite.ResultIOErr, sqlite.ResultCantOpen:
-		return &amieusage.Error{Code: amieusage.CodeUnavailable, Message: "cannot read or write " + db.path, Err: err}
+		return &amieusage.Error{Code: amieusage.CodeUnavailable, Message: "cannot read or write " + db.path, Hint: hintDisk, Err: err}
 	}
 	return err
 }
@@ -284,6 +328,12 @@ func openError(path string, kind fileKind, err error) error {
 		e.Hint = "another program is using it"
 	case sqlite.ResultCorrupt:
 		return damaged(path, kind, err)
+	case sqlite.ResultFull:
+		e.Hint = hintRoom
+	case sqlite.ResultReadOnly, sqlite.ResultPerm:
+		e.Hint = hintWritable
+	case sqlite.ResultIOErr, sqlite.ResultCantOpen:
+		e.Hint = hintDisk
 	}
 	return e
 }
@@ -292,7 +342,14 @@ func openError(path string, kind fileKind, err error) error {
 // turns; a schema from a newer program is refused.
 func migrate(ctx context.Context, path string, kind fileKind) error {
 	turn := flock.New(path+".lock", flock.SetPermissions(0o600))
-	if _, err := turn.TryLockContext(ctx, 20*time.Millisecond); err != nil {
+	waiting, cancel := context.WithTimeout(ctx, turnTimeout)
+	defer cancel()
+	if _, err := turn.TryLockContext(waiting, 20*time.Millisecond); err != nil {
+		if waiting.Err() != nil && ctx.Err() == nil {
+			return &amieusage.Error{Code: amieusage.CodeUnavailable, Err: err,
+				Message: "cannot open the " + kind.name + " " + path + ": another program is opening it, and has not finished",
+				Hint:    "see which one, and whether it is stopped: fuser " + path + ".lock"}
+		}
 		return openError(path, kind, err)
 	}
 	defer turn.Unlock()
@@ -355,6 +412,11 @@ func create(path string, kind fileKind) error {
 	if err != nil || id == kind.applicationID {
 		return err
 	}
+	return markKind(conn, kind)
+}
+
+// markKind marks a file as one of its kind.
+func markKind(conn *sqlite.Conn, kind fileKind) error {
 	return sqlitex.ExecuteTransient(conn, "PRAGMA application_id = "+strconv.FormatInt(kind.applicationID, 10), nil)
 }
 

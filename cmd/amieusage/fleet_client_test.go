@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -15,7 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/amieusage/amieusage"
-	"github.com/amieusage/amieusage/internal/postgres"
+	"github.com/amieusage/amieusage/internal/ledger"
 	"github.com/amieusage/amieusage/usageclient"
 )
 
@@ -23,6 +25,8 @@ import (
 type gate struct {
 	unavailable, refused, cut atomic.Int64
 	wrong                     atomic.Pointer[string] // the last answer that should not be
+	// answered, where it is set, is called with each answer to a send.
+	answered atomic.Pointer[func(host string)]
 }
 
 func (g *gate) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -37,8 +41,24 @@ func (g *gate) RoundTrip(r *http.Request) (*http.Response, error) {
 	case response.StatusCode != http.StatusOK:
 		wrong := fmt.Sprintf("%s %s: answer %s, Retry-After %q", r.Method, r.URL, response.Status, response.Header.Get("Retry-After"))
 		g.wrong.Store(&wrong)
+	case r.Method == http.MethodPost:
+		if f := g.answered.Load(); f != nil {
+			(*f)(r.URL.Host)
+		}
 	}
 	return response, err
+}
+
+// A content is what a record was last.
+type content struct {
+	charge  int64 // millionths
+	project string
+	record  amieusage.Record // nil: another one has it
+}
+
+func contentOf(r amieusage.Record) (content, error) {
+	charge, err := r.Common().Charge.Millionths()
+	return content{charge, r.Common().LocalProjectID, r}, err
 }
 
 // A fleetClient sends records of its own, each message when the one before is
@@ -46,40 +66,63 @@ func (g *gate) RoundTrip(r *http.Request) (*http.Response, error) {
 type fleetClient struct {
 	fleet             *fleet
 	site, key, prefix string
-	random            *rand.Rand
-	made              int // records, not counting corrections
+	registry          string     // the file of the site's registry
+	random            *rand.Rand // of what is sent
+	routes            *rand.Rand // of where to
+	made              int        // records, not counting corrections
 	sends             atomic.Int64
 	accepted          int // records, with those that will fail
 	unknown           int // records that were sent in vain, or perhaps not
+	cleared           int // failed records
 	faults            []string
-	// loaded are the charges in millionths of what was last accepted and will
-	// be loaded, failed of what was accepted after that and will fail.
-	loaded, failed map[amieusage.Identity]int64
+	// loaded is what was last accepted and will be loaded, failed what was
+	// accepted after that and will fail. What was sent more than once may fail
+	// more than once: it is doubtful.
+	loaded, failed map[amieusage.Identity]content
+	doubtful       map[amieusage.Identity]bool
 }
 
 // client is a client for one replica, which tries everything once.
-func (c *fleetClient) client(i int, options ...usageclient.Option) (*usageclient.Client, error) {
-	return usageclient.New(c.site, c.key, append(options, usageclient.WithBaseURL(c.fleet.url(i)), usageclient.WithTimeout(patience))...)
+func (c *fleetClient) client() (*usageclient.Client, error) {
+	return usageclient.New(c.site, c.key, usageclient.WithBaseURL(c.fleet.replicas[c.routes.IntN(len(c.fleet.replicas))].url),
+		usageclient.WithTimeout(c.fleet.timeout), usageclient.WithRetry(usageclient.RetryPolicy{MaxAttempts: 1}),
+		usageclient.WithHTTPClient(&http.Client{Transport: c.fleet.gate}))
 }
 
 func (c *fleetClient) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		c.send(c.records())
 		c.sends.Add(1)
+		if c.random.IntN(8) == 0 {
+			c.clear()
+		}
 	}
 }
 
-// send sends records to replicas until all are accepted.
-func (c *fleetClient) send(records []amieusage.Record) {
+// insist does something with replicas until one has answered, or patience is
+// over.
+func (c *fleetClient) insist(do func(ctx context.Context, client *usageclient.Client) error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	for {
-		client, err := c.client(c.random.IntN(len(c.fleet.replicas)), usageclient.WithRetry(usageclient.RetryPolicy{MaxAttempts: 1}),
-			usageclient.WithHTTPClient(&http.Client{Transport: c.fleet.gate}))
-		if err != nil {
+		client, err := c.client()
+		if err == nil {
+			err = do(ctx, client)
+		}
+		if err == nil {
+			return
+		}
+		if !errors.Is(err, usageclient.ErrUnavailable) || ctx.Err() != nil {
 			c.fault(err.Error())
 			return
 		}
+		<-time.After(50 * time.Millisecond)
+	}
+}
+
+// send sends records to replicas until all are accepted, or refused.
+func (c *fleetClient) send(records []amieusage.Record) {
+	c.insist(func(ctx context.Context, client *usageclient.Client) error {
 		result, err := client.Send(ctx, records...)
 		records = nil
 		for _, o := range result.Outcomes {
@@ -88,20 +131,67 @@ func (c *fleetClient) send(records []amieusage.Record) {
 				c.note(o.Record)
 			case usageclient.Unsent:
 				records = append(records, o.Record)
-			default:
-				c.fault("refused: " + o.Err.Error())
+				c.doubtful[o.Record.Identity()] = true
+			case usageclient.Refused:
+				if o.Record.Common().Resource != noResource {
+					c.fault("refused: " + o.Err.Error())
+				}
 			}
 		}
-		if err == nil {
-			return
+		if err != nil {
+			c.unknown += len(records)
 		}
-		c.unknown += len(records)
-		if !errors.Is(err, usageclient.ErrUnavailable) || ctx.Err() != nil {
-			c.fault(err.Error())
-			return
+		return err
+	})
+}
+
+// clear clears all that has failed, and of which it is known that it fails
+// once.
+func (c *fleetClient) clear() {
+	var ids []int64
+	var cleared []amieusage.Identity
+	c.insist(func(ctx context.Context, client *usageclient.Client) error {
+		if ids == nil {
+			open, err := client.FailedRecords(ctx)
+			if err != nil {
+				return err
+			}
+			for _, f := range open {
+				id := f.Record.Identity()
+				charge, err := f.Record.Common().Charge.Millionths()
+				if last, ok := c.failed[id]; ok && err == nil && last.charge == charge && !c.doubtful[id] {
+					ids, cleared = append(ids, f.FailedRecordID), append(cleared, id)
+				}
+			}
 		}
-		<-time.After(50 * time.Millisecond)
+		_, err := client.ClearFailedRecords(ctx, ids...)
+		return err
+	})
+	for _, id := range cleared {
+		delete(c.failed, id)
 	}
+	c.cleared += len(cleared)
+}
+
+// sendAgain sends all that is loaded once more: it changes nothing.
+func (c *fleetClient) sendAgain() {
+	var records []amieusage.Record
+	for id, last := range c.loaded {
+		if _, open := c.failed[id]; !open && last.record != nil {
+			records = append(records, last.record)
+		}
+	}
+	for part := range slices.Chunk(records, 10_000) {
+		c.send(part)
+	}
+}
+
+// join takes over what another client of the same site knows.
+func (c *fleetClient) join(other *fleetClient) {
+	maps.Copy(c.loaded, other.loaded)
+	maps.Copy(c.failed, other.failed)
+	c.accepted += other.accepted
+	c.unknown += other.unknown
 }
 
 // fault keeps the first few things that should not have happened.
@@ -113,18 +203,27 @@ func (c *fleetClient) fault(text string) {
 
 // note remembers that a record was accepted.
 func (c *fleetClient) note(r amieusage.Record) {
-	charge, err := r.Common().Charge.Millionths()
+	last, err := contentOf(r)
 	if err != nil {
 		c.fault(err.Error())
 	}
+	if r.Common().Resource == noResource {
+		c.fault("accepted on " + noResource)
+	}
 	c.accepted++
-	if r.Common().LocalProjectID == "p.none" {
-		c.failed[r.Identity()] = charge
+	if last.project == noProject {
+		c.failed[r.Identity()] = last
 		return
 	}
-	c.loaded[r.Identity()] = charge
+	c.loaded[r.Identity()] = last
 	delete(c.failed, r.Identity())
 }
+
+// What is not in the registry.
+const (
+	noProject  = "p.none"
+	noResource = "ghost"
+)
 
 // records makes new records, and corrections of earlier ones.
 func (c *fleetClient) records() []amieusage.Record {
@@ -140,6 +239,11 @@ func (c *fleetClient) records() []amieusage.Record {
 		records = append(records, c.record(c.made))
 		c.made++
 	}
+	if c.random.IntN(10) == 0 {
+		refused := c.record(9)
+		refused.(*amieusage.ComputeRecord).Resource = noResource
+		records = append(records, refused)
+	}
 	return records
 }
 
@@ -148,8 +252,8 @@ func (c *fleetClient) record(n int) amieusage.Record {
 	at := time.Date(2026, 2, 1, 0, 0, 0, 0, time.UTC).Add(time.Duration(n) * 100 * time.Second)
 	id, charge := fmt.Sprint(c.prefix, n), amieusage.ChargeOfMillionths(c.random.Int64N(5_000_000))
 	user, project := []string{"alice", "bob"}[c.random.IntN(2)], []string{"p.one", "p.two"}[c.random.IntN(2)]
-	if c.random.IntN(10) == 0 {
-		project = "p.none"
+	if c.random.IntN(20) == 0 {
+		project = noProject
 	}
 	switch n % 10 {
 	case 0:
@@ -165,7 +269,7 @@ func (c *fleetClient) record(n int) amieusage.Record {
 
 // checkCounts waits until all is loaded, and checks how much that is. What was
 // sent again may have been accepted twice.
-func (c *fleetClient) checkCounts(t *testing.T, store *postgres.Ledger) {
+func (c *fleetClient) checkCounts(t *testing.T, store ledger.Store) {
 	t.Helper()
 	authority, err := store.Authority(t.Context(), c.site)
 	if err != nil {
@@ -196,7 +300,7 @@ func (c *fleetClient) checkCounts(t *testing.T, store *postgres.Ledger) {
 // checkLedger holds each answer about the site against what was told.
 func (c *fleetClient) checkLedger(t *testing.T) {
 	t.Helper()
-	client, err := c.client(c.random.IntN(len(c.fleet.replicas)))
+	client, err := c.client()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -225,7 +329,8 @@ func (c *fleetClient) checkLedger(t *testing.T) {
 
 	type sum struct{ Loaded, Failed, Charge int64 }
 	want, status, summary := map[string]sum{}, map[string]sum{}, map[string]sum{}
-	for id, charge := range c.loaded {
+	for id, last := range c.loaded {
+		charge := last.charge
 		s := want[id.Resource]
 		s.Loaded++
 		if id.UsageType == amieusage.Adjustment {
@@ -262,12 +367,12 @@ func (c *fleetClient) checkLedger(t *testing.T) {
 }
 
 // compare compares charges by identity.
-func (c *fleetClient) compare(t *testing.T, what string, want, got map[amieusage.Identity]int64) {
+func (c *fleetClient) compare(t *testing.T, what string, want map[amieusage.Identity]content, got map[amieusage.Identity]int64) {
 	t.Helper()
 	var wrong []string
-	for id, charge := range want {
-		if is, ok := got[id]; !ok || is != charge {
-			wrong = append(wrong, fmt.Sprintf("%+v: %d millionths, want %d", id, is, charge))
+	for id, last := range want {
+		if is, ok := got[id]; !ok || is != last.charge {
+			wrong = append(wrong, fmt.Sprintf("%+v: %d millionths, want %d", id, is, last.charge))
 		}
 	}
 	for id := range got {
@@ -279,4 +384,13 @@ func (c *fleetClient) compare(t *testing.T, what string, want, got map[amieusage
 	if len(wrong) > 0 {
 		t.Errorf("%s: %d records %s are wrong:\n%s", c.site, len(wrong), what, strings.Join(wrong[:min(10, len(wrong))], "\n"))
 	}
+}
+
+func millionths(t *testing.T, c amieusage.Charge) int64 {
+	t.Helper()
+	n, err := c.Millionths()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
