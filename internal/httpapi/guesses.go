@@ -2,7 +2,6 @@ package httpapi
 
 import (
 	"log/slog"
-	"strconv"
 	"sync"
 	"time"
 
@@ -124,7 +123,7 @@ func (g *guesses) look(now time.Time, all bool) {
 			continue
 		}
 		if !s.began.IsZero() {
-			g.log.Warn("API keys were guessed", who.attr(), "refused", strconv.Itoa(s.refused), "duration", s.last.Sub(s.began))
+			g.log.Warn("API keys were guessed", who.attr(), "refused", s.refused, "duration", s.last.Sub(s.began))
 		}
 		delete(g.by, who)
 	}
