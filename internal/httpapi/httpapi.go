@@ -275,11 +275,11 @@ func (h *Handler) authenticate(x *exchange) (err error) {
 	return errGuessing
 }
 
-// inTurn works on a request when it is its site's turn. The answer is written
-// outside of it: a client that reads slowly takes nobody's turn.
-func (h *Handler) inTurn(e endpoint) endpoint {
+// oneByOne serves an endpoint to one of a site's requests at a time. The answer
+// is written outside of it: a client that reads slowly takes nobody's turn.
+func (h *Handler) oneByOne(e endpoint) endpoint {
 	return h.guarded(func(x *exchange) (a *answer, err error) {
-		err = x.share.work(x.Context(), func() error {
+		err = inTurn(x.Context(), x.share.others, func() error {
 			a, err = e(x)
 			return err
 		})

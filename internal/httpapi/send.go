@@ -30,7 +30,7 @@ func (h *Handler) send(x *exchange) (*answer, error) {
 		return nil, err
 	}
 	var a *answer
-	err = x.share.work(x.Context(), func() error {
+	err = inTurn(x.Context(), x.share.sends, func() error {
 		response, err := h.service.Accept(x.Context(), x.who, x.resources, message)
 		if err != nil {
 			return err

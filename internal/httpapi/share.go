@@ -15,9 +15,10 @@ const (
 	// siteRequests is the number of its requests in flight: those whose bodies
 	// and answers are held in memory.
 	siteRequests = 8
-	// siteWorkers is the number of these that are worked on. SQLite has four
-	// connections that read, and its one writer is handed on in turns.
-	siteWorkers = 3
+	// SiteWorkers is the number of its sends that are worked on: one computes
+	// while another is stored. Of its other requests it is one: an answer takes
+	// several times its length while it is made.
+	SiteWorkers = 3
 	// siteWait is how long a request waits for a place among them.
 	siteWait = 10 * time.Second
 )
@@ -33,7 +34,7 @@ var errSiteBusy = &refusal{
 
 // A share is what one site uses: each channel holds one element for each
 // request.
-type share struct{ requests, workers chan struct{} }
+type share struct{ requests, sends, others chan struct{} }
 
 // shares are those of all sites that have ever asked.
 type shares struct {
@@ -46,7 +47,7 @@ func (s *shares) share(site ledger.SiteID) *share {
 	defer s.mu.Unlock()
 	one := s.of[site]
 	if one == nil {
-		one = &share{make(chan struct{}, siteRequests), make(chan struct{}, siteWorkers)}
+		one = &share{make(chan struct{}, siteRequests), make(chan struct{}, SiteWorkers), make(chan struct{}, 1)}
 		s.of[site] = one
 	}
 	return one
@@ -73,13 +74,13 @@ func (s *share) enter(ctx context.Context) error {
 
 func (s *share) leave() { <-s.requests }
 
-// work calls f when it is the site's turn.
-func (s *share) work(ctx context.Context, f func() error) error {
+// inTurn calls f when there is a place among the workers.
+func inTurn(ctx context.Context, workers chan struct{}, f func() error) error {
 	select {
-	case s.workers <- struct{}{}:
+	case workers <- struct{}{}:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	defer func() { <-s.workers }()
+	defer func() { <-workers }()
 	return f()
 }
