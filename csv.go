@@ -5,6 +5,7 @@ import (
 	"encoding/csv"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // SummaryColumns are the columns of [Summary.CSV], which are the same however
@@ -28,8 +29,7 @@ func (r SummaryRow) Cells() []string {
 }
 
 // CSV returns the summary as comma-separated values under a line of
-// [SummaryColumns]. A name that a spreadsheet would take for a formula has an
-// apostrophe before it.
+// [SummaryColumns]. Names are as [CSVText] writes them; charges are numbers.
 func (s *Summary) CSV() ([]byte, error) {
 	var out bytes.Buffer
 	w := csv.NewWriter(&out)
@@ -39,7 +39,7 @@ func (s *Summary) CSV() ([]byte, error) {
 	for _, row := range s.Rows {
 		cells := row.Cells()
 		for i := range GroupKeys {
-			cells[i] = plainCell(cells[i])
+			cells[i] = CSVText(cells[i])
 		}
 		if err := w.Write(cells); err != nil {
 			return nil, err
@@ -49,8 +49,13 @@ func (s *Summary) CSV() ([]byte, error) {
 	return out.Bytes(), w.Error()
 }
 
-func plainCell(s string) string {
-	if s != "" && strings.IndexByte("=+-@\t\r", s[0]) >= 0 {
+// CSVText returns a text as it may stand in a cell of CSV: with an apostrophe
+// before it where a spreadsheet would take it for a formula, which it does
+// where it begins with one of = + - @, as wide ones too, a tab, or the end of a
+// line. It is for texts only: a negative number is a number.
+func CSVText(s string) string {
+	first, _ := utf8.DecodeRuneInString(s)
+	if s != "" && strings.ContainsRune("=+-@\t\r\n＝＋－＠", first) {
 		return "'" + s
 	}
 	return s

@@ -1,6 +1,7 @@
 package amieusage
 
 import (
+	"bytes"
 	"encoding/csv"
 	"errors"
 	"slices"
@@ -92,6 +93,31 @@ func TestSummaryLineAndCSV(t *testing.T) {
 	mustEqual(t, "CSV", "Resource,LocalProjectID,Username,Day,Month,UsageType,RecordCount,Deducted,GivenBack,Charge,"+
 		"ProjectAllocated,ProjectUsed,ProjectGivenBack,ProjectRemaining\n"+
 		"r,p,'=1+1,,2026-10,,2,3,1,2,100,3,1,98\n", string(table))
+}
+
+// What a spreadsheet would run is a text to it; a negative charge is a number.
+func TestCSVIsNoFormula(t *testing.T) {
+	charge := func(s string) Charge { return mustCharge(t, s) }
+	for name, cell := range map[string]string{
+		"=1+1": "'=1+1", "+1": "'+1", "-12.5": "'-12.5", "@SUM(A1)": "'@SUM(A1)",
+		"\t=1": "'\t=1", "\r=1": "'\r=1", "\n=1": "'\n=1", "＝1": "'＝1", "＋1": "'＋1", "－1": "'－1", "＠1": "'＠1",
+		"": "", "alice": "alice", " =1": " =1", "a=1": "a=1", "'=1": "'=1", "\xff=": "\xff=", "12.5": "12.5", "a\r\n=1,\"b\"": "a\r\n=1,\"b\"",
+	} {
+		s := Summary{Rows: []SummaryRow{{
+			Resource: name, LocalProjectID: name, Username: name, Deducted: charge("0"), GivenBack: charge("12.5"), Charge: charge("-12.5"),
+		}}}
+		table, err := s.CSV()
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The standard reader takes CR LF inside a cell for LF.
+		cell = strings.ReplaceAll(cell, "\r\n", "\n")
+		rows, err := csv.NewReader(bytes.NewReader(table)).ReadAll()
+		if err != nil || len(rows) != 2 {
+			t.Fatalf("%q: %d rows, %v", name, len(rows), err)
+		}
+		mustEqual(t, "row", []string{cell, cell, cell, "", "", "", "0", "0", "12.5", "-12.5", "", "", "", ""}, rows[1])
+	}
 }
 
 func TestSummaryRowGroup(t *testing.T) {

@@ -174,7 +174,8 @@ func (p *program) summaryCommand() *cobra.Command {
 		Short:   "Sum up usage by resource, project, user, day, month or type",
 		Long: `Sum up the usage in the service's ledger, grouped by any of resource, project,
 user, day, month and usage-type, by time of usage. Rows that are projects also
-show what the project was allocated, and what remains over all time.`,
+show what the project was allocated, and what remains over all time. With --csv,
+names that a spreadsheet would take for formulas have an apostrophe before them.`,
 		Example: `  amieusage summary --config site.yaml --by project
   amieusage summary --config site.yaml --by resource,month --from 2026-01-01
   amieusage summary --config site.yaml --by project,user --csv > usage.csv`,

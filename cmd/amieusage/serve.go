@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
+	"runtime"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,15 +20,16 @@ import (
 )
 
 type serveOptions struct {
-	db           dbFlag
-	postgres     postgres.Options
-	listen       string
-	policy       string
-	tls          httpapi.TLSFiles
-	insecureHTTP bool
-	maxQueued    int64
-	logFormat    string
-	verbose      bool
+	db             dbFlag
+	postgres       postgres.Options
+	listen         string
+	policy         string
+	tls            httpapi.TLSFiles
+	insecureHTTP   bool
+	maxQueued      int64
+	maxConnections int
+	logFormat      string
+	verbose        bool
 }
 
 func (p *program) serveCommand() *cobra.Command {
@@ -72,6 +75,7 @@ as far as 10 seconds allow, and the rest stays queued for the next start.`,
 	f.StringVar(&o.tls.ClientCA, "client-ca", "", "PEM file of the authorities whose client certificates are required")
 	f.BoolVar(&o.insecureHTTP, "insecure-http", false, "allow listening beyond loopback without TLS")
 	f.Int64Var(&o.maxQueued, "max-queued", ledger.DefaultMaxQueued, "records of a site that may wait to be loaded before its sends are refused with 429")
+	f.IntVar(&o.maxConnections, "max-connections", httpapi.DefaultMaxConnections, "connections that are open at a time; those idle longest are closed for others, of the address that has most")
 	f.StringVar(&o.logFormat, "log-format", "text", "form of the log on standard error: text or json")
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "log loads and health checks too (requests are logged always)")
 	completeValues(cmd, "policy", string(ledger.Strict), string(ledger.Open))
@@ -96,6 +100,15 @@ func (p *program) serve(ctx context.Context, o *serveOptions) error {
 	}
 	if o.postgres.MaxConns < 0 || o.postgres.MaxConns == 1 {
 		return usageError("--db-connections must be 2 or more: one loads while another accepts")
+	}
+	if o.maxConnections < 1 {
+		return usageError("--max-connections must be 1 or more")
+	}
+	// A processor too few makes every site wait while one keeps the service
+	// busy: the network is looked at when a processor is free. More of them
+	// leave it to the system, which shares by need.
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), httpapi.SiteWorkers+2))
 	}
 	tlsConfig, err := p.serverTLS(o, log)
 	if err != nil {
@@ -128,6 +141,7 @@ func (p *program) serve(ctx context.Context, o *serveOptions) error {
 	handler := httpapi.New(httpapi.Config{Service: service, Logger: log, Clock: p.clock, Random: rand.Reader})
 	server := httpapi.NewServer(httpapi.ServerConfig{
 		Listener: socket, Handler: handler, TLS: tlsConfig, Logger: log, OnStop: handler.Stop,
+		MaxConnections: o.maxConnections,
 	})
 	scheme := "http"
 	if tlsConfig != nil {

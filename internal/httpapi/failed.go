@@ -64,9 +64,10 @@ func parseIDs(list string) ([]int64, error) {
 	ids := map[int64]bool{}
 	var bad []string
 	for text := range strings.SplitSeq(list, ",") {
-		id, err := strconv.ParseInt(strings.TrimSpace(text), 10, 64)
+		text = strings.TrimSpace(text)
+		id, err := strconv.ParseInt(text, 10, 64)
 		switch {
-		case err != nil || id <= 0:
+		case err != nil || id <= 0 || text[0] == '+':
 			bad = append(bad, strconv.Quote(cut(text, 32)))
 		default:
 			ids[id] = true

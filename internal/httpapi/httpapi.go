@@ -11,6 +11,7 @@ import (
 	"context"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -52,19 +53,25 @@ type Config struct {
 	MaxInFlight int
 	// RequestTimeout ends the work on a request; 0: [DefaultRequestTimeout].
 	RequestTimeout time.Duration
+	// GuessDelay is how long one who guesses keys waits for each answer; 0:
+	// [DefaultGuessDelay].
+	GuessDelay time.Duration
 }
 
 // A Handler serves the Usage API under [Prefix], and GET /healthz.
 type Handler struct {
-	service  *ledger.Service
-	log      *slog.Logger
-	clock    func() time.Time
-	random   io.Reader
-	maxBody  int64
-	timeout  time.Duration
-	mux      *http.ServeMux
-	slots    chan struct{} // holds one element for each request in flight
-	stopping atomic.Bool
+	service    *ledger.Service
+	log        *slog.Logger
+	clock      func() time.Time
+	random     io.Reader
+	maxBody    int64
+	timeout    time.Duration
+	guessDelay time.Duration
+	mux        *http.ServeMux
+	slots      chan struct{} // holds one element for each request in flight
+	shares     shares
+	guesses    guesses
+	stopping   atomic.Bool
 }
 
 // New returns the handler of a service.
@@ -78,15 +85,21 @@ func New(c Config) *Handler {
 	if c.RequestTimeout == 0 {
 		c.RequestTimeout = DefaultRequestTimeout
 	}
+	if c.GuessDelay == 0 {
+		c.GuessDelay = DefaultGuessDelay
+	}
 	h := &Handler{
-		service: c.Service,
-		log:     c.Logger,
-		clock:   c.Clock,
-		random:  c.Random,
-		maxBody: c.MaxBodyBytes,
-		timeout: c.RequestTimeout,
-		mux:     http.NewServeMux(),
-		slots:   make(chan struct{}, c.MaxInFlight),
+		service:    c.Service,
+		log:        c.Logger,
+		clock:      c.Clock,
+		random:     c.Random,
+		maxBody:    c.MaxBodyBytes,
+		timeout:    c.RequestTimeout,
+		guessDelay: c.GuessDelay,
+		mux:        http.NewServeMux(),
+		slots:      make(chan struct{}, c.MaxInFlight),
+		shares:     shares{of: map[ledger.SiteID]*share{}},
+		guesses:    guesses{log: c.Logger, by: map[guesser]*spree{}},
 	}
 	h.routes()
 	return h
@@ -94,7 +107,10 @@ func New(c Config) *Handler {
 
 // Stop makes the handler refuse new sends, and GET /healthz answer 503.
 // Requests in flight, and new ones that only read, go on.
-func (h *Handler) Stop() { h.stopping.Store(true) }
+func (h *Handler) Stop() {
+	h.stopping.Store(true)
+	h.guesses.look(h.clock(), true)
+}
 
 // ServeHTTP serves one request. Doubled and trailing slashes in the path mean
 // nothing, so that base URLs with and without them are the same.
@@ -115,8 +131,10 @@ type exchange struct {
 	id        string // the request id
 	who       ledger.Caller
 	resources map[string]bool // of the caller's site
-	holdsSlot bool
-	noted     []slog.Attr // what the endpoint adds to the log
+	share     *share          // of the caller's site
+	leave     func()          // gives back what the request holds, once; or nil
+	quiet     bool            // it is one of too many to be logged
+	noted     []slog.Attr     // what the endpoint adds to the log
 }
 
 // An answer is what a request is answered with.
@@ -157,11 +175,12 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, e endpoint) {
 	ctx, cancel := context.WithTimeout(r.Context(), h.timeout)
 	defer cancel()
 	x := &exchange{Request: r.WithContext(ctx), id: h.requestID(r)}
-	defer h.release(x)
+	defer x.release()
+	h.guesses.look(start, false)
 	a, err := h.run(x, e)
 	if err != nil {
 		a = h.problem(x, err)
-		h.release(x)
+		x.release()
 		h.drain(r)
 	}
 	failpoint.Hit(r.Method, "before answer")
@@ -178,8 +197,8 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, e endpoint) {
 	_, writeErr := w.Write(a.body)
 	failpoint.Hit(r.Method, "answered")
 	level := slog.LevelInfo
-	if r.URL.Path == healthPath || err != nil && r.Context().Err() != nil {
-		level = slog.LevelDebug // a probe, or a client that went away
+	if r.URL.Path == healthPath || x.quiet || err != nil && r.Context().Err() != nil {
+		level = slog.LevelDebug // a probe, a guess, or a client that went away
 	}
 	attrs := append([]slog.Attr{
 		slog.String("request_id", x.id),
@@ -207,30 +226,75 @@ func (h *Handler) run(x *exchange, e endpoint) (a *answer, err error) {
 	return e(x)
 }
 
-// guarded limits how many requests the endpoint serves at a time, and lets
-// only those through that bear a site's key. The body is not read before.
+// guarded lets only those requests through that bear a site's key, and limits
+// how many are served at a time: of each site, and of all. The body is not read
+// before.
 func (h *Handler) guarded(e endpoint) endpoint {
 	return func(x *exchange) (*answer, error) {
+		if err := h.authenticate(x); err != nil {
+			return nil, err
+		}
+		x.share = h.shares.share(x.who.Site)
+		if err := x.share.enter(x.Context()); err != nil {
+			return nil, err
+		}
 		select {
 		case h.slots <- struct{}{}:
-			x.holdsSlot = true
 		default:
+			x.share.leave()
 			return nil, errBusy
 		}
-		var err error
-		x.who, x.resources, err = h.service.Authenticate(x.Context(),
-			x.Header.Get(amieusage.HeaderSite), x.Header.Get(amieusage.HeaderAPIKey))
-		if err != nil {
-			return nil, err
+		x.leave = func() {
+			<-h.slots
+			x.share.leave()
 		}
 		return e(x)
 	}
 }
 
-func (h *Handler) release(x *exchange) {
-	if x.holdsSlot {
-		x.holdsSlot = false
-		<-h.slots
+// authenticate finds out who the caller is. A refused key is counted, and one
+// of too many is answered late.
+func (h *Handler) authenticate(x *exchange) (err error) {
+	for _, name := range [...]string{amieusage.HeaderSite, amieusage.HeaderAPIKey} {
+		if len(x.Header.Values(name)) > 1 {
+			return &amieusage.Error{Code: amieusage.CodeInvalid, Message: "the header " + name + " is given more than once"}
+		}
+	}
+	site := x.Header.Get(amieusage.HeaderSite)
+	x.who, x.resources, err = h.service.Authenticate(x.Context(), site, x.Header.Get(amieusage.HeaderAPIKey))
+	if e, ok := errors.AsType[*amieusage.Error](err); !ok || e.Code != amieusage.CodeUnauthorized && e.Code != amieusage.CodeForbidden {
+		return err
+	}
+	if !h.guesses.refused(h.clock(), x.RemoteAddr, site) {
+		return err
+	}
+	x.quiet = true
+	delay := time.NewTimer(h.guessDelay)
+	defer delay.Stop()
+	select {
+	case <-delay.C:
+	case <-x.Context().Done():
+	}
+	return errGuessing
+}
+
+// oneByOne serves an endpoint to one of a site's requests at a time. The answer
+// is written outside of it: a client that reads slowly takes nobody's turn.
+func (h *Handler) oneByOne(e endpoint) endpoint {
+	return h.guarded(func(x *exchange) (a *answer, err error) {
+		err = inTurn(x.Context(), x.share.others, func() error {
+			a, err = e(x)
+			return err
+		})
+		return a, err
+	})
+}
+
+// release gives back what the request holds of the service.
+func (x *exchange) release() {
+	if x.leave != nil {
+		x.leave()
+		x.leave = nil
 	}
 }
 

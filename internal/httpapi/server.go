@@ -10,6 +10,10 @@ import (
 	"time"
 )
 
+// DefaultMaxConnections is the number of connections of a [Server] that is told
+// no other.
+const DefaultMaxConnections = 2048
+
 // maxHeaderBytes leaves room for the ids of thousands of failed records in the
 // path of one request.
 const maxHeaderBytes = 128 << 10
@@ -25,6 +29,10 @@ type ServerConfig struct {
 	// OnStop is called when the server begins to stop, before anything else;
 	// nil: nothing. It is the place of [Handler.Stop].
 	OnStop func()
+	// MaxConnections is how many connections are open at a time: one more
+	// closes those that have been idle longest, of the address that has most.
+	// 0: [DefaultMaxConnections].
+	MaxConnections int
 
 	ReadHeaderTimeout time.Duration // 10 s: until a request's header is there
 	ReadTimeout       time.Duration // 60 s: until its body is there too
@@ -33,10 +41,12 @@ type ServerConfig struct {
 	DrainTimeout      time.Duration // 30 s: for requests in flight when the server stops
 }
 
-// A Server serves a handler on a listener, with limits on everything.
+// A Server serves a handler on a listener over HTTP/1, with limits on
+// everything. HTTP/2 would let one connection have many requests, each with a
+// header of its own.
 type Server struct {
 	http     *http.Server
-	listener net.Listener
+	listener *connections
 	log      *slog.Logger
 	onStop   func()
 	drain    time.Duration
@@ -50,8 +60,16 @@ func NewServer(c ServerConfig) *Server {
 		}
 		return d
 	}
+	if c.MaxConnections == 0 {
+		c.MaxConnections = DefaultMaxConnections
+	}
+	listener := newConnections(c.Listener, c.MaxConnections, c.Logger)
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
 	return &Server{
 		http: &http.Server{
+			Protocols:         &protocols,
+			ConnState:         listener.changed,
 			Handler:           c.Handler,
 			TLSConfig:         c.TLS,
 			ReadHeaderTimeout: or(c.ReadHeaderTimeout, 10*time.Second),
@@ -61,7 +79,7 @@ func NewServer(c ServerConfig) *Server {
 			MaxHeaderBytes:    maxHeaderBytes,
 			ErrorLog:          slog.NewLogLogger(c.Logger.Handler(), slog.LevelInfo),
 		},
-		listener: c.Listener,
+		listener: listener,
 		log:      c.Logger,
 		onStop:   c.OnStop,
 		drain:    or(c.DrainTimeout, 30*time.Second),

@@ -115,7 +115,7 @@ func (f TLSFiles) config(contents [][]byte) (*tls.Config, error) {
 	}
 	config := &tls.Config{
 		MinVersion:   tls.VersionTLS12,
-		NextProtos:   []string{"h2", "http/1.1"},
+		NextProtos:   []string{"http/1.1"},
 		Certificates: []tls.Certificate{pair},
 	}
 	if f.ClientCA != "" {

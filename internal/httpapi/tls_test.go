@@ -130,7 +130,7 @@ func (b *tlsBench) serial(t *testing.T, ca *authority) int64 {
 		t.Fatal(err)
 	}
 	defer response.Body.Close()
-	if response.StatusCode != 200 || response.ProtoMajor != 2 {
+	if response.StatusCode != 200 || response.ProtoMajor != 1 {
 		t.Errorf("%s %s", response.Proto, response.Status)
 	}
 	return response.TLS.PeerCertificates[0].SerialNumber.Int64()

@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/amieusage/amieusage"
 )
@@ -11,12 +12,20 @@ import (
 // come back in the answer with their reasons.
 //
 // Errors are *amieusage.Error: [amieusage.CodeInvalid] for what is no message,
+// [amieusage.CodeTooLarge] for one of too many records,
 // [amieusage.CodeTooManyRequests] where the site's queue is too deep; nothing
 // is stored then.
 func (s *Service) Accept(ctx context.Context, who Caller, resources map[string]bool, message []byte) (*amieusage.SendResponse, error) {
 	usageType, items, err := amieusage.DecodeMessage(message)
 	if err != nil {
 		return nil, err
+	}
+	if len(items) > maxMessageRecords {
+		return nil, &amieusage.Error{
+			Code:    amieusage.CodeTooLarge,
+			Message: fmt.Sprintf("the message has %d records, more than %d", len(items), maxMessageRecords),
+			Hint:    "send fewer records in each message",
+		}
 	}
 	answer := &amieusage.SendResponse{}
 	batch := &Batch{

@@ -30,6 +30,7 @@ func (e *UnknownFailedError) Error() string {
 
 // Failed returns a page of the site's open failed records, in order of
 // failing, and the FailedRecordID to go on after, or 0 behind the last page.
+// Behind a page that is full in bytes there may be none left.
 func (s *Service) Failed(ctx context.Context, who Caller, q FailedQuery) ([]amieusage.FailedRecord, int64, error) {
 	if q.Limit <= 0 || q.Limit > maxFailedPage {
 		q.Limit = maxFailedPage
@@ -37,11 +38,20 @@ func (s *Service) Failed(ctx context.Context, who Caller, q FailedQuery) ([]amie
 	limit := q.Limit
 	q.Limit++
 	failed, err := s.store.Failed(ctx, who.Site, q)
-	if err != nil || len(failed) <= limit {
-		return failed, 0, err
+	if err != nil {
+		return nil, 0, err
 	}
-	failed = failed[:limit]
-	return failed, failed[limit-1].FailedRecordID, nil
+	bytes := 0
+	for _, f := range failed {
+		bytes += len(f.Raw)
+	}
+	switch {
+	case len(failed) > limit:
+		failed = failed[:limit]
+	case bytes < MaxPageBytes:
+		return failed, 0, nil
+	}
+	return failed, failed[len(failed)-1].FailedRecordID, nil
 }
 
 // Clear clears failed records of the site, all or none. Ids that are not the

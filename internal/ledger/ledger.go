@@ -100,6 +100,8 @@ type FailedQuery struct {
 type LoadedPage struct {
 	Records []amieusage.LoadedRecord
 	Next    string // the cursor of the next page; "" behind the last
+
+	bytes int // of the records' names, as JSON
 }
 
 // Store keeps the ledger. All its methods are safe for concurrent use, and
@@ -128,22 +130,25 @@ type Store interface {
 	// Status sums up what was loaded and what failed in [q.From, q.To), by
 	// time of loading; a zero q.To sets no end. Resources come in order of
 	// their names, reasons in order of their texts; of each reason at most
-	// maxRecords failed records are given.
+	// maxRecords failed records are given, and of all together those that fit
+	// in about [MaxPageBytes]: each reason has its part.
 	Status(ctx context.Context, site SiteID, q amieusage.StatusQuery, maxRecords int) (amieusage.Status, error)
-	// Failed returns open failed records.
+	// Failed returns a page of open failed records. It ends with the record
+	// that brings it to [MaxPageBytes], too.
 	Failed(ctx context.Context, site SiteID, q FailedQuery) ([]amieusage.FailedRecord, error)
 	// Clear clears failed records, all or none: ids that are not the site's are
 	// a *UnknownFailedError. Clearing again what was cleared or superseded is
 	// no error.
 	Clear(ctx context.Context, site SiteID, ids []int64, now time.Time) error
 	// Loaded returns a page of loaded records, each in its newest revision, in
-	// order of loading.
+	// order of loading. It ends at [MaxPageBytes], too.
 	Loaded(ctx context.Context, site SiteID, q amieusage.LoadedQuery) (LoadedPage, error)
 	// Revisions returns all that is kept of one loaded record, oldest first.
 	// Those that a correction had replaced when they were archived are not.
 	Revisions(ctx context.Context, site SiteID, id amieusage.Identity) ([]Revision, error)
 	// Summary sums up usage by time of usage, in order of q.GroupBy; more than
-	// maxRows groups are amieusage.CodeTooLarge. Grouped by project, or by
+	// maxRows groups, or names beyond [MaxSummaryBytes], are
+	// amieusage.CodeTooLarge. Grouped by project, or by
 	// project and resource, each row has its balance, and there is a row for
 	// what has an allocation without usage, too.
 	Summary(ctx context.Context, site SiteID, q amieusage.SummaryQuery, maxRows int) (*amieusage.Summary, error)
@@ -197,8 +202,17 @@ const DefaultMaxQueued = 5_000_000
 // program has accepted, where nobody tells it of them.
 const DefaultIdlePoll = 2 * time.Second
 
-// Limits on the sizes of answers.
+// Limits on the sizes of messages and answers.
 const (
+	// maxMessageRecords is more than the valid records that fit in one request;
+	// each refused one takes some thousand bytes until it is answered.
+	maxMessageRecords = 10_000
+	// MaxPageBytes is about how many bytes of records, as JSON, one answer has.
+	// An answer that is being made takes several times that.
+	MaxPageBytes = 4 << 20
+	// MaxSummaryBytes is how much the names in a summary take, as JSON.
+	MaxSummaryBytes = 16 << 20
+
 	maxFailedPage    = 25_000
 	maxStatusRecords = 1_000
 	maxSummaryRows   = 100_000

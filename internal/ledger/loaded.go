@@ -51,10 +51,13 @@ type StoredRecord struct {
 }
 
 // Add adds a record to the page, which ends before the record that is one too
-// many.
+// many. What comes behind that changes nothing.
 func (p *LoadedPage) Add(r *StoredRecord, limit int) {
-	if len(p.Records) == limit {
-		last := &p.Records[limit-1]
+	if p.Next != "" {
+		return
+	}
+	if len(p.Records) > 0 && (len(p.Records) == limit || p.bytes >= MaxPageBytes) {
+		last := &p.Records[len(p.Records)-1]
 		p.Next = Place{Nanos(last.LoadedTime), last.AccountingDbRecordID}.String()
 		return
 	}
@@ -71,4 +74,18 @@ func (p *LoadedPage) Add(r *StoredRecord, limit int) {
 		loaded.SubmitTime = TimeOf(r.UsageTime)
 	}
 	p.Records = append(p.Records, loaded)
+	p.bytes += jsonBytes(loaded.LocalRecordID) + jsonBytes(loaded.Resource)
+}
+
+// jsonBytes returns how long a text is as JSON, at the most.
+func jsonBytes(s string) int {
+	n := len(s)
+	for i := range len(s) {
+		if s[i] < ' ' {
+			n += len(`\u0000`) - 1
+		} else if s[i] == '"' || s[i] == '\\' {
+			n++
+		}
+	}
+	return n
 }

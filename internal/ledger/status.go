@@ -32,6 +32,7 @@ func LoadPeriodsOf(from, to time.Time) LoadPeriods {
 type StatusBuilder struct {
 	status amieusage.Status
 	places map[string]int
+	bytes  int // of the failed records
 }
 
 func (b *StatusBuilder) resource(name string) *amieusage.ResourceStatus {
@@ -54,11 +55,28 @@ func (b *StatusBuilder) Loaded(resource string, records, charge int64) {
 	r.TotalCharge = amieusage.ChargeOfMillionths(charge)
 }
 
+// A FailedGroup is the failed records of a resource that failed for the same
+// reason.
+type FailedGroup struct {
+	Resource string
+	ID       int64 // of the resource
+	Failure  string
+	Count    int64
+}
+
+// Share returns how many bytes of the failed records of one group a status may
+// give, where groups are left. The largest come last, and have what the others
+// leave.
+func (b *StatusBuilder) Share(groups int) int { return (MaxPageBytes - b.bytes) / groups }
+
 // Failed adds records of a resource that failed for the same reason, of which
 // some are given.
 func (b *StatusBuilder) Failed(resource, failure string, count int64, records []amieusage.FailedRecord) {
 	r := b.resource(resource)
 	r.FailedJobCount += count
+	for _, f := range records {
+		b.bytes += len(f.Raw)
+	}
 	r.Errors = append(r.Errors, amieusage.StatusError{Error: failure, Records: records})
 }
 

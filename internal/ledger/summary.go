@@ -74,6 +74,11 @@ func SummaryRow(keys []amieusage.GroupKey, u *StoredUsage) (r amieusage.SummaryR
 	return r
 }
 
+// SummaryBytes returns how much the names of a row take.
+func SummaryBytes(r *amieusage.SummaryRow) int {
+	return jsonBytes(r.Resource) + jsonBytes(r.LocalProjectID) + jsonBytes(r.Username)
+}
+
 // A StoredBalance is where a project stands, on one resource or ("") on all.
 type StoredBalance struct {
 	Project, Resource          string
@@ -136,10 +141,10 @@ func remaining(allocated, used, givenBack int64) amieusage.Charge {
 	return amieusage.ChargeOf(d)
 }
 
-// ErrManyRows is what a summary with more rows than may be shown is refused
-// with.
+// ErrManyRows is what a summary is refused with that has more in it than may
+// be shown.
 var ErrManyRows = &amieusage.Error{
 	Code:    amieusage.CodeTooLarge,
-	Message: "the summary has too many rows",
+	Message: "the summary has too many rows, or names that are too long",
 	Hint:    "group by less, or ask for a shorter time",
 }

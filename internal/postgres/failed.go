@@ -24,12 +24,19 @@ func scanFailed(row pgx.CollectableRow) (amieusage.FailedRecord, error) {
 	return ledger.StoredFailed(id, usageType, failure, raw), nil
 }
 
+// failedQuery cuts the page before rows are sent: all that a server has begun
+// to send must be read.
+const failedQuery = `
+	SELECT ` + failedColumns + ` FROM (
+		SELECT ` + failedColumns + `, sum(octet_length(record)) OVER (ORDER BY failed_id) AS bytes FROM (
+			SELECT ` + failedColumns + ` FROM failed_records
+			WHERE site_id = $1 AND state = 0 AND failed_id > $2 ORDER BY failed_id LIMIT $3) AS page) AS summed
+	WHERE bytes - octet_length(record) < $4 ORDER BY failed_id`
+
 // Failed returns open failed records, in order of failing.
 func (l *Ledger) Failed(ctx context.Context, site ledger.SiteID, q ledger.FailedQuery) (failed []amieusage.FailedRecord, err error) {
 	err = l.db.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		failed, err = rowsOf(ctx, tx, scanFailed, `
-			SELECT `+failedColumns+` FROM failed_records
-			WHERE site_id = $1 AND state = 0 AND failed_id > $2 ORDER BY failed_id LIMIT $3`, int64(site), q.After, q.Limit)
+		failed, err = rowsOf(ctx, tx, scanFailed, failedQuery, int64(site), q.After, q.Limit, ledger.MaxPageBytes)
 		return err
 	})
 	return failed, err

@@ -25,11 +25,14 @@ const (
 	statusFailedQuery = `
 		SELECT (SELECT name FROM resources r WHERE r.site_id = $1 AND r.resource_id = f.resource_id), resource_id, failure, count(*)
 		FROM failed_records f WHERE site_id = $1 AND state = 0 AND failed_at >= $2 AND failed_at < $3
-		GROUP BY resource_id, failure`
+		GROUP BY resource_id, failure ORDER BY 4, 2, 3`
 	statusRecordsQuery = `
-		SELECT ` + failedColumns + ` FROM failed_records
-		WHERE site_id = $1 AND state = 0 AND resource_id = $2 AND failure = $3 AND failed_at >= $4 AND failed_at < $5
-		ORDER BY failed_id LIMIT $6`
+		SELECT ` + failedColumns + ` FROM (
+			SELECT ` + failedColumns + `, sum(octet_length(record)) OVER (ORDER BY failed_id) AS bytes FROM (
+				SELECT ` + failedColumns + ` FROM failed_records
+				WHERE site_id = $1 AND state = 0 AND resource_id = $2 AND failure = $3 AND failed_at >= $4 AND failed_at < $5
+				ORDER BY failed_id LIMIT $6) AS page) AS summed
+		WHERE bytes <= $7 ORDER BY failed_id`
 )
 
 // Status sums up what was loaded and what failed in [q.From, q.To).
@@ -49,19 +52,13 @@ func (l *Ledger) Status(ctx context.Context, site ledger.SiteID, q amieusage.Sta
 		}); err != nil {
 			return err
 		}
-		type group struct {
-			Resource string
-			ID       int64
-			Failure  string
-			Count    int64
-		}
-		groups, err := rowsOf(ctx, tx, pgx.RowToStructByPos[group], statusFailedQuery, int64(site), p.All.From, p.All.To)
+		groups, err := rowsOf(ctx, tx, pgx.RowToStructByPos[ledger.FailedGroup], statusFailedQuery, int64(site), p.All.From, p.All.To)
 		if err != nil {
 			return err
 		}
-		for _, g := range groups {
+		for i, g := range groups {
 			records, err := rowsOf(ctx, tx, scanFailed, statusRecordsQuery,
-				int64(site), g.ID, g.Failure, p.All.From, p.All.To, maxRecords)
+				int64(site), g.ID, g.Failure, p.All.From, p.All.To, maxRecords, status.Share(len(groups)-i))
 			if err != nil {
 				return err
 			}

@@ -85,6 +85,7 @@ func (l *Ledger) Summary(ctx context.Context, site ledger.SiteID, q amieusage.Su
 		args = append(args, part.From, part.To)
 	}
 	args = append(args, maxRows+1)
+	bytes := 0
 	err := l.db.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
 		rows, err := tx.Query(ctx, summaryQuery(q.GroupBy), args...)
 		if err != nil {
@@ -98,7 +99,11 @@ func (l *Ledger) Summary(ctx context.Context, site ledger.SiteID, q amieusage.Su
 		}
 		into = append(into, &u.Records, &u.Deducted, &u.GivenBack)
 		if _, err := pgx.ForEachRow(rows, into, func() error {
-			summary.Rows = append(summary.Rows, ledger.SummaryRow(q.GroupBy, u))
+			row := ledger.SummaryRow(q.GroupBy, u)
+			summary.Rows = append(summary.Rows, row)
+			if bytes += ledger.SummaryBytes(&row); bytes > ledger.MaxSummaryBytes {
+				return ledger.ErrManyRows
+			}
 			return nil
 		}); err != nil {
 			return err

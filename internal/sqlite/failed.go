@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -15,23 +16,34 @@ import (
 // failedColumns are what scanFailed reads.
 const failedColumns = `failed_id, usage_type, failure, record`
 
+// errPageFull ends a statement whose rows are enough.
+var errPageFull = errors.New("the page is full")
+
 func scanFailed(stmt *sqlite.Stmt) amieusage.FailedRecord {
 	return ledger.StoredFailed(stmt.ColumnInt64(0), stmt.ColumnInt64(1), stmt.ColumnText(2), columnBytes(stmt, 3))
 }
 
 // Failed returns open failed records, in order of failing.
 func (l *Ledger) Failed(ctx context.Context, site ledger.SiteID, q ledger.FailedQuery) (failed []amieusage.FailedRecord, err error) {
+	bytes := 0
 	err = l.db.read(ctx, func(conn *sqlite.Conn) error {
-		return sqlitex.Execute(conn, `
+		err := sqlitex.Execute(conn, `
 			SELECT `+failedColumns+` FROM failed_records
 			WHERE site_id = ? AND state = 0 AND failed_id > ? ORDER BY failed_id LIMIT ?`,
 			&sqlitex.ExecOptions{
 				Args: []any{int64(site), q.After, q.Limit},
 				ResultFunc: func(stmt *sqlite.Stmt) error {
 					failed = append(failed, scanFailed(stmt))
+					if bytes += stmt.ColumnLen(3); bytes >= ledger.MaxPageBytes {
+						return errPageFull
+					}
 					return nil
 				},
 			})
+		if errors.Is(err, errPageFull) {
+			return nil
+		}
+		return err
 	})
 	return failed, err
 }

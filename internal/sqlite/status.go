@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"context"
+	"errors"
 
 	"zombiezen.com/go/sqlite"
 	"zombiezen.com/go/sqlite/sqlitex"
@@ -33,44 +34,44 @@ func (l *Ledger) Status(ctx context.Context, site ledger.SiteID, q amieusage.Sta
 		if err != nil {
 			return err
 		}
-		type group struct {
-			resource string
-			id       int64
-			failure  string
-			count    int64
-		}
-		var groups []group
+		var groups []ledger.FailedGroup
 		err = sqlitex.Execute(conn, `
 			SELECT (SELECT name FROM resources r WHERE r.resource_id = f.resource_id), resource_id, failure, count(*)
 			FROM failed_records f WHERE site_id = ? AND state = 0 AND failed_at >= ? AND failed_at < ?
-			GROUP BY resource_id, failure`,
+			GROUP BY resource_id, failure ORDER BY 4, 2, 3`,
 			&sqlitex.ExecOptions{
 				Args: []any{int64(site), p.All.From, p.All.To},
 				ResultFunc: func(stmt *sqlite.Stmt) error {
-					groups = append(groups, group{stmt.ColumnText(0), stmt.ColumnInt64(1), stmt.ColumnText(2), stmt.ColumnInt64(3)})
+					groups = append(groups, ledger.FailedGroup{
+						Resource: stmt.ColumnText(0), ID: stmt.ColumnInt64(1), Failure: stmt.ColumnText(2), Count: stmt.ColumnInt64(3),
+					})
 					return nil
 				},
 			})
 		if err != nil {
 			return err
 		}
-		for _, g := range groups {
+		for i, g := range groups {
 			var records []amieusage.FailedRecord
+			share := status.Share(len(groups) - i)
 			err := sqlitex.Execute(conn, `
 				SELECT `+failedColumns+` FROM failed_records
 				WHERE site_id = ? AND state = 0 AND resource_id = ? AND failure = ? AND failed_at >= ? AND failed_at < ?
 				ORDER BY failed_id LIMIT ?`,
 				&sqlitex.ExecOptions{
-					Args: []any{int64(site), g.id, g.failure, p.All.From, p.All.To, maxRecords},
+					Args: []any{int64(site), g.ID, g.Failure, p.All.From, p.All.To, maxRecords},
 					ResultFunc: func(stmt *sqlite.Stmt) error {
+						if share -= stmt.ColumnLen(3); share < 0 {
+							return errPageFull
+						}
 						records = append(records, scanFailed(stmt))
 						return nil
 					},
 				})
-			if err != nil {
+			if err != nil && !errors.Is(err, errPageFull) {
 				return err
 			}
-			status.Failed(g.resource, g.failure, g.count, records)
+			status.Failed(g.Resource, g.Failure, g.Count, records)
 		}
 		return nil
 	})

@@ -75,11 +75,16 @@ func (l *Ledger) Summary(ctx context.Context, site ledger.SiteID, q amieusage.Su
 		args = append(args, part.From, part.To)
 	}
 	args = append(args, maxRows+1)
+	bytes := 0
 	err := l.db.read(ctx, func(conn *sqlite.Conn) error {
 		err := sqlitex.ExecuteTransient(conn, query, &sqlitex.ExecOptions{
 			Args: args,
 			ResultFunc: func(stmt *sqlite.Stmt) error {
-				summary.Rows = append(summary.Rows, scanSummary(stmt, q.GroupBy))
+				row := scanSummary(stmt, q.GroupBy)
+				summary.Rows = append(summary.Rows, row)
+				if bytes += ledger.SummaryBytes(&row); bytes > ledger.MaxSummaryBytes {
+					return ledger.ErrManyRows
+				}
 				return nil
 			},
 		})

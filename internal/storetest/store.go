@@ -58,6 +58,7 @@ func TestStore(t *testing.T, open func(t *testing.T) (replica func() ledger.Stor
 		"LoadedTimeNeverFalls": testLoadedTimeNeverFalls,
 		"Nothing":              testNothing,
 		"QueryEdges":           testQueryEdges,
+		"Pages":                testPages,
 		"Texts":                testTexts,
 		"TextsOfFailures":      testTextsOfFailures,
 		"TextsRefused":         testTextsRefused,

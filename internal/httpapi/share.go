@@ -1,0 +1,86 @@
+package httpapi
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/amieusage/amieusage"
+	"github.com/amieusage/amieusage/internal/ledger"
+)
+
+// What one site may use of the service at a time, so that there is always
+// something left for the others.
+const (
+	// siteRequests is the number of its requests in flight: those whose bodies
+	// and answers are held in memory.
+	siteRequests = 8
+	// SiteWorkers is the number of its sends that are worked on: one computes
+	// while another is stored. Of its other requests it is one: an answer takes
+	// several times its length while it is made.
+	SiteWorkers = 3
+	// siteWait is how long a request waits for a place among them.
+	siteWait = 10 * time.Second
+)
+
+var errSiteBusy = &refusal{
+	err: &amieusage.Error{
+		Code:    amieusage.CodeTooManyRequests,
+		Message: "this site has as many requests in flight as one site may have",
+		Hint:    "let fewer clients send at a time; " + retryHint,
+	},
+	retryAfter: time.Second,
+}
+
+// A share is what one site uses: each channel holds one element for each
+// request.
+type share struct{ requests, sends, others chan struct{} }
+
+// shares are those of all sites that have ever asked.
+type shares struct {
+	mu sync.Mutex
+	of map[ledger.SiteID]*share
+}
+
+func (s *shares) share(site ledger.SiteID) *share {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	one := s.of[site]
+	if one == nil {
+		one = &share{make(chan struct{}, siteRequests), make(chan struct{}, SiteWorkers), make(chan struct{}, 1)}
+		s.of[site] = one
+	}
+	return one
+}
+
+// enter takes a place among a site's requests.
+func (s *share) enter(ctx context.Context) error {
+	select {
+	case s.requests <- struct{}{}:
+		return nil
+	default:
+	}
+	patience := time.NewTimer(siteWait)
+	defer patience.Stop()
+	select {
+	case s.requests <- struct{}{}:
+		return nil
+	case <-patience.C:
+		return errSiteBusy
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (s *share) leave() { <-s.requests }
+
+// inTurn calls f when there is a place among the workers.
+func inTurn(ctx context.Context, workers chan struct{}, f func() error) error {
+	select {
+	case workers <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-workers }()
+	return f()
+}
