@@ -33,16 +33,11 @@ type queueModel struct {
 // entry vanishes, an identity is there once, and the cursor moves only with
 // what it covers.
 func testQueueModel(q *queueTest) {
-	checks, failed := 0, false
-	rapid.Check(q.t, func(rt *rapid.T) {
-		if checks++; checks > maxChecks && !failed {
-			return
-		}
-		defer func() { failed = failed || rt.Failed() }()
+	checkModel(q.t, 100, func(rt *rapid.T, check int) {
 		m := &queueModel{
 			queueTest: q,
-			resources: []string{fmt.Sprintf("gpu%d", checks), fmt.Sprintf("rm%d", checks)},
-			sources:   []string{fmt.Sprintf("dump%d", checks), fmt.Sprintf("slurm%d", checks)},
+			resources: []string{fmt.Sprintf("gpu%d", check), fmt.Sprintf("rm%d", check)},
+			sources:   []string{fmt.Sprintf("dump%d", check), fmt.Sprintf("slurm%d", check)},
 			cursors:   map[string]time.Time{},
 			service:   queueEpoch.AddDate(5, 0, 0),
 		}

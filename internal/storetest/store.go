@@ -84,9 +84,13 @@ func TestStore(t *testing.T, open func(t *testing.T) (replica func() ledger.Stor
 			m.check()
 		})
 	}
+	t.Run("Clients", func(t *testing.T) {
+		t.Parallel()
+		testStoreClients(t, open(t), itself)
+	})
 	t.Run("Model", func(t *testing.T) {
 		t.Parallel()
-		testStoreModel(t, open(t))
+		testStoreModel(t, open(t), itself)
 	})
 }
 
