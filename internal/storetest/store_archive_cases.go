@@ -416,8 +416,7 @@ func testArchiveModel(t *testing.T, open func() ledger.Store) {
 		}
 		steps := map[string]func(*rapid.T){
 			"": func(*rapid.T) {
-				looks := m.looks(m.someSite())
-				looks[m.pick(len(looks))]()
+				m.glance()
 			},
 			"send": func(*rapid.T) {
 				s := m.someSite()

@@ -1,7 +1,6 @@
 package storetest
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"runtime"
@@ -11,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"pgregory.net/rapid"
 
 	"github.com/amieusage/amieusage"
@@ -83,16 +84,15 @@ func (m *storeModel) sendCall(s *modelSite, draw drawItems) call {
 	kind, items := draw(s)
 	message := messageOf(kind, items)
 	_, answer := m.judgeItems(s, kind, items)
-	want, err := answer.MarshalJSON()
-	m.noError(err)
+	want := asRead(answer)
 	who, resources := s.who, s.resources
 	return func(ctx context.Context, api API) error {
-		answer, err := api.Accept(ctx, who, resources, message)
+		got, err := api.Accept(ctx, who, resources, message)
 		if err != nil {
 			return err
 		}
-		if got, err := answer.MarshalJSON(); err != nil || !bytes.Equal(got, want) {
-			return fmt.Errorf("answer %s, %v; want %s", got, err, want)
+		if diff := cmp.Diff(want, asRead(got), cmpopts.EquateEmpty(), byText); diff != "" {
+			return fmt.Errorf("answer to a send differs (-want +got):\n%s", diff)
 		}
 		return nil
 	}

@@ -86,11 +86,7 @@ func testStoreModel(t *testing.T, open func() ledger.Store, serve Serve) {
 		actions := map[string]func(*rapid.T){
 			"": func(*rapid.T) {
 				m.move()
-				m.compare()
-				if s := m.someSite(); len(s.entries) > 0 {
-					entries := s.sorted()
-					m.checkRevision(s, entries[m.pick(len(entries))])
-				}
+				m.glance()
 			},
 		}
 		for name, step := range steps {
@@ -102,6 +98,9 @@ func testStoreModel(t *testing.T, open func() ledger.Store, serve Serve) {
 		rt.Repeat(actions)
 		m.load()
 		m.compare()
+		for _, s := range m.sites {
+			m.checkRevisions(s)
+		}
 		if check%10 == 0 {
 			m.verify()
 		}
