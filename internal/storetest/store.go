@@ -108,6 +108,7 @@ var storeEpoch = time.Date(2026, 10, 2, 8, 11, 7, 0, time.UTC)
 // testReporter is what the tests need of a *testing.T and of a *rapid.T.
 type testReporter interface {
 	Helper()
+	Error(args ...any)
 	Errorf(format string, args ...any)
 	Fatalf(format string, args ...any)
 	Fatal(args ...any)

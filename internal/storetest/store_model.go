@@ -244,7 +244,7 @@ func millionths(r amieusage.Record) int64 {
 
 func givesBack(r amieusage.Record) bool {
 	a, ok := r.(*amieusage.AdjustmentRecord)
-	return ok && a.AdjustmentType.GivesBack()
+	return ok && slices.Contains([]amieusage.AdjustmentType{amieusage.Credit, amieusage.Refund, amieusage.StorageCredit}, a.AdjustmentType)
 }
 
 // sorted returns the entries in an order that is the same in each run.
