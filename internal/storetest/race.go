@@ -4,4 +4,4 @@ package storetest
 
 // maxChecks keeps the model tests short where the race detector makes them
 // slow.
-const maxChecks = 15
+const maxChecks = 8
