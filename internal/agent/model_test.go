@@ -29,9 +29,13 @@ const (
 	answerLost fate = "its answer is lost"
 	comesTwice fate = "comes twice"
 	badGateway fate = "meets a bad gateway"
+	whileRead  fate = "is on its way while the site reads"
 	afterLoad  fate = "comes after some loading"
 	cutOff     fate = "comes, and then the agent is cut off"
 )
+
+// patience is how long the agent may look for what is loaded.
+const patience = time.Minute
 
 // A way is what lies between the site and the service. Its requests meet their
 // fates in order; behind the last one all arrive.
@@ -40,6 +44,7 @@ type way struct {
 	fates  []fate
 	cancel context.CancelFunc
 	load   func()
+	read   func()
 }
 
 func (w *way) next() fate {
@@ -77,6 +82,8 @@ func (w *way) to(service http.Handler) http.Handler {
 			return
 		case afterLoad:
 			w.load()
+		case whileRead:
+			w.read()
 		case cutOff:
 			defer w.cancel()
 		}
@@ -146,9 +153,20 @@ func users(rt *rapid.T) []string {
 	return rapid.SampledFrom([][]string{{"alice", "bob"}, {"alice"}, {"bob"}, {}}).Draw(rt, "users")
 }
 
-// read enqueues a few records, some of them known, with few contents.
-func (m *modelSite) read(rt *rapid.T) {
-	var items []outbox.Item
+// read enqueues a few records.
+func (m *modelSite) read(rt *rapid.T) { m.enqueue(m.items(rt)) }
+
+func (m *modelSite) enqueue(items []outbox.Item) {
+	for _, i := range items {
+		m.newest[i.Record.Identity()] = i.Record
+	}
+	if _, err := m.queue.Enqueue(context.Background(), items, nil); err != nil {
+		m.t.Error(err)
+	}
+}
+
+// items draws records, some of them known, with few contents.
+func (m *modelSite) items(rt *rapid.T) (items []outbox.Item) {
 	for range rapid.IntRange(1, 5).Draw(rt, "records") {
 		charge, err := amieusage.ParseCharge(rapid.SampledFrom([]string{"1", "1", "2.5"}).Draw(rt, "charge"))
 		if err != nil {
@@ -161,12 +179,9 @@ func (m *modelSite) read(rt *rapid.T) {
 			JobName:       rapid.SampledFrom([]string{"a", "b"}).Draw(rt, "name"),
 			SubmitTime:    begin, StartTime: begin, EndTime: begin.Add(time.Hour),
 		}
-		m.newest[r.Identity()] = r
 		items = append(items, outbox.Item{Record: r, Place: "dump"})
 	}
-	if _, err := m.queue.Enqueue(context.Background(), items, nil); err != nil {
-		rt.Fatal(err)
-	}
+	return items
 }
 
 // run does a part of the agent's work over a way on which much goes wrong: it
@@ -174,10 +189,12 @@ func (m *modelSite) read(rt *rapid.T) {
 func (m *modelSite) run(rt *rapid.T, do func(ctx context.Context) error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	items := m.items(rt)
 	m.way.mu.Lock()
 	m.way.cancel = cancel
+	m.way.read = func() { m.enqueue(items) }
 	m.way.fates = rapid.SliceOfN(rapid.SampledFrom(
-		[]fate{arrives, isLost, answerLost, comesTwice, badGateway, afterLoad, cutOff}), 0, 6).Draw(rt, "fates")
+		[]fate{arrives, isLost, answerLost, comesTwice, badGateway, whileRead, afterLoad, cutOff}), 0, 6).Draw(rt, "fates")
 	m.way.mu.Unlock()
 	_ = do(ctx)
 	m.way.mu.Lock()
@@ -185,6 +202,7 @@ func (m *modelSite) run(rt *rapid.T, do func(ctx context.Context) error) {
 	m.way.mu.Unlock()
 }
 
+// look looks once; what was loaded long ago may take a few looks.
 func (m *modelSite) look(ctx context.Context) error { return m.agent.Confirm(ctx, 0) }
 
 func (m *modelSite) retry(rt *rapid.T, state outbox.State) {
@@ -200,7 +218,7 @@ func (m *modelSite) settle(rt *rapid.T) {
 		rt.Fatal(err)
 	}
 	m.service.load(m.t)
-	if err := m.look(ctx); err != nil {
+	if err := m.agent.Confirm(ctx, patience); err != nil {
 		rt.Fatal(err)
 	}
 }
