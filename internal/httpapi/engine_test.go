@@ -46,27 +46,40 @@ func TestMain(m *testing.M) {
 // openLedger opens a new ledger, until the end of the test.
 func openLedger(t testing.TB) ledger.Store {
 	t.Helper()
+	return openReplicas(t)()
+}
+
+// openReplicas prepares a new ledger, and returns what opens it, until the end
+// of the test; each is a replica of the others.
+func openReplicas[T testing.TB](t T) func() ledger.Store {
+	t.Helper()
 	t.Log("the ledger is on", *engine)
-	var store interface {
+	type closer interface {
 		ledger.Store
 		Close() error
 	}
-	var err error
+	var open func() (closer, error)
 	switch *engine {
 	case onSQLite:
-		store, err = sqlite.OpenLedger(context.Background(), filepath.Join(t.TempDir(), "ledger.db"))
+		path := filepath.Join(t.TempDir(), "ledger.db")
+		open = func() (closer, error) { return sqlite.OpenLedger(context.Background(), path) }
 	case onPostgres:
-		store, err = postgres.Open(context.Background(), pgtest.Database(t), postgres.Options{})
+		url := pgtest.Database(t)
+		open = func() (closer, error) { return postgres.Open(context.Background(), url, postgres.Options{}) }
 	default:
 		t.Fatalf("-engine %q is not one of %s, %s", *engine, onSQLite, onPostgres)
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := store.Close(); err != nil {
-			t.Error(err)
+	return func() ledger.Store {
+		t.Helper()
+		store, err := open()
+		if err != nil {
+			t.Fatal(err)
 		}
-	})
-	return store
+		t.Cleanup(func() {
+			if err := store.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		return store
+	}
 }

@@ -53,8 +53,25 @@ func (s *service) holds(r amieusage.Record) bool {
 // site is one entry, its newest content, and the service that it goes to.
 type site struct {
 	service
-	entry  outbox.Progress
-	record amieusage.Record
+	entry    outbox.Progress
+	record   amieusage.Record
+	underWay []outbox.Delivery // answers that have not come yet
+}
+
+// begin sends the newest content; its answer comes later.
+func (s *site) begin() {
+	if s.entry.State == outbox.Pending {
+		s.accepted = append(s.accepted, s.record)
+		s.underWay = append(s.underWay, outbox.Delivery{Revision: s.entry.Revision})
+	}
+}
+
+// answer takes in the oldest answer.
+func (s *site) answer() {
+	if len(s.underWay) > 0 {
+		s.entry.Sent(s.underWay[0], siteTime)
+		s.underWay = s.underWay[1:]
+	}
 }
 
 func (s *site) send() {
@@ -108,6 +125,8 @@ func TestProgressTellsTheTruth(t *testing.T) {
 				s.entry.Revise(read(t, s.record))
 			},
 			"send":        func(*rapid.T) { s.send() },
+			"begin":       func(*rapid.T) { s.begin() },
+			"answer":      func(*rapid.T) { s.answer() },
 			"send, reset": func(*rapid.T) { s.accepted = append(s.accepted, s.record) },
 			"reject": func(*rapid.T) {
 				s.entry.Sent(outbox.Delivery{Revision: s.entry.Revision, Rejected: true, Reason: "not now"}, siteTime)
@@ -132,6 +151,9 @@ func TestProgressTellsTheTruth(t *testing.T) {
 				}
 			},
 		})
+		for len(s.underWay) > 0 {
+			s.answer()
+		}
 		s.settle()
 		if s.entry.State == outbox.Pending {
 			rt.Fatal("nothing was sent")

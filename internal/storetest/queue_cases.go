@@ -127,7 +127,7 @@ func testEnqueueConcurrent(q *queueTest) {
 			}
 		}
 	}
-	entries := q.view(0).Entries
+	entries := q.view().Entries
 	if len(entries) != records || len(added) != records {
 		q.t.Errorf("%d entries, %d of them added; want %d", len(entries), len(added), records)
 	}

@@ -207,7 +207,7 @@ func testQueueList(q *queueTest) {
 
 func testQueueCounts(q *queueTest) {
 	ctx := context.Background()
-	if v := q.view(0); v.Counts != nil || v.Unconfirmed != nil {
+	if v := q.view(); v.Counts != nil || v.Unconfirmed != nil {
 		q.t.Errorf("an empty queue counts %v and %v", v.Counts, v.Unconfirmed)
 	}
 	q.enqueue(queueItem("1", queueBulk, "10"), queueItem("2", queueBulk, "10"), queueItem("3", queueBulk, "10"), queueItem("1", queueGPUs, "10"))
@@ -219,7 +219,7 @@ func testQueueCounts(q *queueTest) {
 		{Resource: queueBulk, State: outbox.Pending, Entries: 1},
 		{Resource: queueBulk, State: outbox.Queued, Entries: 2},
 	}
-	v := q.view(0)
+	v := q.view()
 	if diff := cmp.Diff(want, v.Counts); diff != "" {
 		q.t.Errorf("counts differ (-want +got):\n%s", diff)
 	}

@@ -3,5 +3,5 @@
 package storetest
 
 // maxChecks keeps the model tests short where the race detector makes them
-// slow, and has nothing to find: they work in one goroutine.
-const maxChecks = 15
+// slow.
+const maxChecks = 8

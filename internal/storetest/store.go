@@ -85,9 +85,13 @@ func TestStore(t *testing.T, open func(t *testing.T) (replica func() ledger.Stor
 			m.check()
 		})
 	}
+	t.Run("Clients", func(t *testing.T) {
+		t.Parallel()
+		testStoreClients(t, open(t), itself)
+	})
 	t.Run("Model", func(t *testing.T) {
 		t.Parallel()
-		testStoreModel(t, open(t))
+		testStoreModel(t, open(t), itself)
 	})
 }
 
@@ -105,6 +109,7 @@ var storeEpoch = time.Date(2026, 10, 2, 8, 11, 7, 0, time.UTC)
 // testReporter is what the tests need of a *testing.T and of a *rapid.T.
 type testReporter interface {
 	Helper()
+	Error(args ...any)
 	Errorf(format string, args ...any)
 	Fatalf(format string, args ...any)
 	Fatal(args ...any)

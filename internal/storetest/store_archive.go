@@ -73,11 +73,16 @@ func newArchiveModel(m *storeModel, folder string) *archiveModel {
 // send sends records of one kind, and notes them.
 func (m *archiveModel) send(s *modelSite, records ...amieusage.Record) {
 	m.t.Helper()
+	m.sendItems(s, records[0].UsageType(), itemsOf(records))
+}
+
+func (m *archiveModel) sendItems(s *modelSite, kind amieusage.UsageType, items []json.RawMessage) {
+	m.t.Helper()
 	if m.histories[s] == nil {
 		m.histories[s] = &archiveHistory{removed: map[amieusage.Identity]int{}}
 	}
 	queued := len(s.queue)
-	m.storeModel.send(s, records...)
+	m.storeModel.sendItems(s, kind, items)
 	m.histories[s].sent = append(m.histories[s].sent, s.queue[queued:]...)
 }
 
@@ -93,18 +98,18 @@ func (m *archiveModel) expect(s *modelSite, before time.Time) {
 		}
 		for ordinal, r := range records {
 			line := ledger.ArchiveLine{
-				Site: s.name, Batch: int64(batch), Ordinal: ordinal, AcceptedAt: r.acceptedAt, KeyID: s.who.KeyID,
-				UsageType: r.UsageType(), Outcome: "unchanged", Record: r.AppendJSON(nil),
+				Site: s.name, Batch: int64(batch), Ordinal: ordinal, AcceptedAt: r.acceptedAt, KeyID: r.keyID,
+				UsageType: r.UsageType(), Outcome: "unchanged", Record: r.raw,
 			}
 			id := r.Identity()
 			n := revisions[id]
-			if e := s.entries[id]; e != nil && n < len(e.revisions) && e.revisions[n].modelRecord == r {
+			if e := s.entries[id]; e != nil && n < len(e.revisions) && e.revisions[n].Record == r.Record {
 				n++
 				revisions[id] = n
 				charge := amieusage.ChargeOfMillionths(millionths(r)).String()
 				line.Outcome, line.Revision, line.Newest = "loaded", new(int64(n)), new(n == len(e.revisions))
 				line.LoadedAt, line.Charge = &e.revisions[n-1].loadedAt, &charge
-			} else if failed < len(s.failed) && s.failed[failed].record == r {
+			} else if failed < len(s.failed) && s.failed[failed].record.Record == r.Record {
 				line.Outcome, line.FailedID, line.Reason = "failed", new(int64(0)), new(string(s.failed[failed].failure))
 				failed++
 			}
@@ -225,7 +230,7 @@ func (m *archiveModel) checkArchives(s *modelSite) {
 			}
 			v := ledger.Revision{
 				Number: i + 1, Charge: amieusage.ChargeOfMillionths(millionths(r)), AcceptedAt: r.acceptedAt, LoadedAt: r.loadedAt,
-				KeyID: s.who.KeyID, Archive: archiveOf[r.acceptedAt],
+				KeyID: r.keyID, Archive: archiveOf[r.acceptedAt],
 			}
 			if v.Archive == "" {
 				v.Record = r.AppendJSON(nil)

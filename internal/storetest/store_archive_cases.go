@@ -398,12 +398,8 @@ func testArchiveConcurrent(m *archiveModel) {
 // not, and compares what is in archives and what is left.
 func testArchiveModel(t *testing.T, open func() ledger.Store) {
 	stores := []ledger.Store{open(), open()}
-	checks, failed, now := 0, false, storeEpoch
-	rapid.Check(t, func(rt *rapid.T) {
-		if checks++; checks > min(maxChecks, 30) && !failed {
-			return
-		}
-		defer func() { failed = failed || rt.Failed() }()
+	now := storeEpoch
+	checkModel(t, 30, func(rt *rapid.T, check int) {
 		folder, err := os.MkdirTemp(t.TempDir(), "")
 		if err != nil {
 			rt.Fatal(err)
@@ -416,16 +412,16 @@ func testArchiveModel(t *testing.T, open func() ledger.Store) {
 		for m.whenFree(m.service.LoadSome).Batches > 0 { // what a check that failed has left
 		}
 		for _, name := range []string{"PSC", "SDSC"} {
-			m.send(m.site(fmt.Sprint(name, checks)), job("0", "1"))
+			m.send(m.site(fmt.Sprint(name, check)), job("0", "1"))
 		}
 		steps := map[string]func(*rapid.T){
 			"": func(*rapid.T) {
-				looks := m.looks(m.someSite())
-				looks[m.pick(len(looks))]()
+				m.glance()
 			},
 			"send": func(*rapid.T) {
-				records := m.someRecords()
-				m.send(m.someSite(), records...)
+				s := m.someSite()
+				kind, items := m.someItems(s)
+				m.sendItems(s, kind, items)
 			},
 			"send again": func(*rapid.T) {
 				s := m.someSite()
@@ -436,7 +432,7 @@ func testArchiveModel(t *testing.T, open func() ledger.Store) {
 				m.send(s, records...)
 			},
 			"load":  func(*rapid.T) { m.loadSome() },
-			"clear": func(*rapid.T) { m.clearSome() },
+			"clear": func(*rapid.T) { m.clearSome(m.someSite()) },
 			"archive": func(*rapid.T) {
 				s := m.someSite()
 				m.archive(s, m.someDate(s))
@@ -466,7 +462,7 @@ func testArchiveModel(t *testing.T, open func() ledger.Store) {
 			m.archive(s, m.now)
 		}
 		m.compare()
-		if checks%10 == 0 {
+		if check%10 == 0 {
 			m.verify()
 		}
 	})

@@ -93,7 +93,7 @@ func testConcurrent(m *storeModel, replicas int) {
 					for i := range perMessage {
 						records = append(records, job(fmt.Sprint(n*perMessage+i), "1.25", named(fmt.Sprint("by ", sender))))
 					}
-					if _, err := service.Accept(context.Background(), s.who, s.resources, messageOf(records)); err != nil {
+					if _, err := service.Accept(context.Background(), s.who, s.resources, recordsMessage(records...)); err != nil {
 						m.t.Errorf("accept: %v", err)
 					}
 				}

@@ -2,11 +2,8 @@ package storetest
 
 import (
 	"cmp"
-	"context"
 	"fmt"
 	"math"
-	"math/rand/v2"
-	"runtime"
 	"slices"
 	"time"
 
@@ -14,60 +11,35 @@ import (
 	"github.com/amieusage/amieusage/internal/ledger"
 )
 
-// storeModel is a ledger of plain Go beside the one under test: what is done to
-// the one is done to the other, and check compares all that can be seen.
-type storeModel struct {
-	t         testReporter
-	open      func() ledger.Store
-	stores    []ledger.Store // replicas on one database
-	store     ledger.Store   // the one in use
-	service   *ledger.Service
-	policy    ledger.Policy
-	maxQueued int64
-	now       time.Time
-	sites     []*modelSite
-	// pick draws one of n.
-	pick func(n int) int
-}
-
-// A loadFunc runs one transaction of loading.
-type loadFunc func(ctx context.Context) (ledger.LoadReport, error)
-
-// patience is how long the tests wait for what takes an instant.
-const patience = time.Minute
-
-// whenFree loads as soon as no other replica is in the way.
-func (m *storeModel) whenFree(load loadFunc) ledger.LoadReport {
-	m.t.Helper()
-	for end := time.Now().Add(patience); ; runtime.Gosched() {
-		report, err := load(context.Background())
-		m.noError(err)
-		if !report.Busy {
-			return report
-		}
-		m.equal("report of what is busy", ledger.LoadReport{Busy: true}, report)
-		if time.Now().After(end) {
-			m.t.Fatal("another replica is loading, and never ends")
-		}
-	}
-}
-
 type modelSite struct {
 	name      string
 	who       ledger.Caller
 	resources map[string]bool
 	projects  map[string]*ledger.ProjectSpec
 	queue     [][]modelRecord
+	batches   int // that were loaded
 	counts    ledger.Counts
 	gross     int64
+	loadedAt  time.Time // of the last transaction of loading
 	entries   map[amieusage.Identity]*modelEntry
 	failed    []*modelFailed // in order of failing
+	cursors   []modelCursor  // some of those that were given
 }
 
 // A modelRecord is a record as it was accepted.
 type modelRecord struct {
 	amieusage.Record
+	raw        []byte // as it was sent
 	acceptedAt time.Time
+	keyID      int64
+}
+
+// A modelCursor is a cursor and the place in the order of loading behind which
+// it goes on.
+type modelCursor struct {
+	text     string
+	loadedAt time.Time
+	id       int64
 }
 
 // A modelEntry is a record in the ledger: all its revisions, oldest first.
@@ -78,6 +50,7 @@ type modelEntry struct {
 
 type modelRevision struct {
 	modelRecord
+	batch    int // the site's batch that brought it, from 1
 	loadedAt time.Time
 }
 
@@ -91,214 +64,148 @@ type modelFailed struct {
 	open    bool
 }
 
-// newStoreModel returns the model of the database on which open opens Stores;
-// the first of them is in use.
-func newStoreModel(t testReporter, open func() ledger.Store, policy ledger.Policy) *storeModel {
-	random := rand.New(rand.NewPCG(1, 2))
-	m := &storeModel{t: t, open: open, policy: policy, now: storeEpoch, pick: random.IntN}
-	m.use(m.replicas(1)[0])
-	return m
+// accept queues a batch.
+func (s *modelSite) accept(batch []modelRecord) {
+	s.queue = append(s.queue, batch)
+	s.counts.Accepted += int64(len(batch))
+	s.counts.Queued += int64(len(batch))
 }
 
-// replicas returns n Stores on the database, and opens those that are not.
-func (m *storeModel) replicas(n int) []ledger.Store {
-	for len(m.stores) < n {
-		m.stores = append(m.stores, m.open())
+// nextLoading is the time of a transaction of loading that begins now: times
+// of loading never go back.
+func (s *modelSite) nextLoading(now time.Time) time.Time {
+	if !now.After(s.loadedAt) {
+		now = s.loadedAt.Add(1)
 	}
-	return m.stores[:n]
+	s.loadedAt = now
+	return now
 }
 
-// use goes on with another replica.
-func (m *storeModel) use(store ledger.Store) { m.store, m.service = store, m.serviceOf(store) }
-
-// move goes on with any of the replicas.
-func (m *storeModel) move() { m.use(m.stores[m.pick(len(m.stores))]) }
-
-// serviceOf returns a service on a replica, with the model's policy and clock.
-func (m *storeModel) serviceOf(store ledger.Store) *ledger.Service {
-	return ledger.New(ledger.Config{
-		Store: store, Policy: m.policy, Logger: discard(), MaxQueued: m.maxQueued,
-		Clock: func() time.Time { return m.now },
-	})
-}
-
-// tick moves the clock.
-func (m *storeModel) tick() { m.now = m.now.Add(19 * time.Minute) }
-
-// site adds a site with the standard registry, and with a key.
-func (m *storeModel) site(name string) *modelSite {
-	m.t.Helper()
-	s := &modelSite{
-		name:      name,
-		resources: map[string]bool{},
-		projects:  map[string]*ledger.ProjectSpec{},
-		entries:   map[amieusage.Identity]*modelEntry{},
+// loadBatch loads the oldest batch of the queue.
+func (s *modelSite) loadBatch(policy ledger.Policy, at time.Time, report *ledger.LoadReport) {
+	batch := s.queue[0]
+	s.queue = s.queue[1:]
+	s.batches++
+	report.Batches++
+	for _, r := range batch {
+		s.loadRecord(r, policy, at, report)
 	}
-	m.sites = append(m.sites, s)
-	m.importSpec(standard(name))
-	secret, _, err := ledger.CreateKey(context.Background(), m.store, name, "first", m.now)
-	m.noError(err)
-	s.who, _, err = m.service.Authenticate(context.Background(), name, secret)
-	m.noError(err)
-	return s
 }
 
-// importSpec imports into both.
-func (m *storeModel) importSpec(spec *ledger.RegistrySpec) []ledger.Change {
-	m.t.Helper()
-	changes, err := m.store.Import(context.Background(), spec)
-	m.noError(err)
-	for _, site := range spec.Sites {
-		i := slices.IndexFunc(m.sites, func(s *modelSite) bool { return s.name == site.Name })
-		if i < 0 {
+func (s *modelSite) loadRecord(r modelRecord, policy ledger.Policy, at time.Time, report *ledger.LoadReport) {
+	s.counts.Queued--
+	id := r.Identity()
+	e := s.entries[id]
+	for _, f := range s.failed {
+		f.open = f.open && f.record.Identity() != id
+	}
+	if policy == ledger.Open {
+		s.register(r.Record)
+	}
+	failure := s.judge(r.Record, policy)
+	charge := millionths(r.Record)
+	var before int64
+	if e != nil {
+		before = millionths(e.newest().Record)
+	}
+	if failure == "" && charge > math.MaxInt64-(s.gross-before) {
+		failure = ledger.TotalTooLarge
+	}
+	if failure != "" {
+		report.Failed++
+		s.counts.Failed++
+		s.failed = append(s.failed, &modelFailed{record: r, failure: failure, at: at, open: true})
+		return
+	}
+	report.Loaded++
+	s.counts.Loaded++
+	if e == nil {
+		e = &modelEntry{}
+		s.entries[id] = e
+	} else if amieusage.ContentDigest(e.newest().Record) == amieusage.ContentDigest(r.Record) {
+		report.Unchanged++
+		return
+	}
+	e.revisions = append(e.revisions, modelRevision{r, s.batches, at})
+	s.gross += charge - before
+}
+
+// register takes the names of a record into the registry.
+func (s *modelSite) register(r amieusage.Record) {
+	c := r.Common()
+	s.resources[c.Resource] = true
+	if s.projects[c.LocalProjectID] == nil {
+		s.projects[c.LocalProjectID] = &ledger.ProjectSpec{ID: c.LocalProjectID}
+	}
+}
+
+// close closes failed records by their numbers.
+func (s *modelSite) close(ids []int64) {
+	for _, f := range s.failed {
+		f.open = f.open && !slices.Contains(ids, f.id)
+	}
+}
+
+// imports imports a spec that is right, and returns what it changes.
+func (s *modelSite) imports(spec *ledger.SiteSpec) (changes []string) {
+	changed := func(format string, args ...any) { changes = append(changes, fmt.Sprintf(format, args...)) }
+	for _, r := range spec.Resources {
+		if !s.resources[r] {
+			s.resources[r] = true
+			changed("added resource %s of site %s", r, s.name)
+		}
+	}
+	for _, p := range spec.Projects {
+		known := s.projects[p.ID]
+		if known == nil {
+			known = &ledger.ProjectSpec{ID: p.ID}
+			s.projects[p.ID] = known
+			changed("added project %s of site %s", p.ID, s.name)
+		}
+		if p.Users != nil {
+			users := slices.Compact(slices.Sorted(slices.Values(p.Users)))
+			for _, user := range users {
+				if !slices.Contains(known.Users, user) {
+					changed("added user %s to project %s", user, p.ID)
+				}
+			}
+			for _, user := range known.Users {
+				if !slices.Contains(users, user) {
+					changed("removed user %s from project %s", user, p.ID)
+				}
+			}
+			known.Users = users
+		}
+		if p.Allocations == nil {
 			continue
 		}
-		s := m.sites[i]
-		for _, r := range site.Resources {
-			s.resources[r] = true
+		grantedBy := func(all []ledger.AllocationSpec, a ledger.AllocationSpec) *ledger.AllocationSpec {
+			for i := range all {
+				if all[i].Resource == a.Resource && all[i].Start.Equal(a.Start) {
+					return &all[i]
+				}
+			}
+			return nil
 		}
-		for _, p := range site.Projects {
-			known := s.projects[p.ID]
-			if known == nil {
-				known = &ledger.ProjectSpec{ID: p.ID}
-				s.projects[p.ID] = known
+		for _, a := range p.Allocations {
+			action := "added"
+			if before := grantedBy(known.Allocations, a); before != nil {
+				if before.Amount == a.Amount && before.End.Equal(a.End) {
+					continue
+				}
+				action = "changed"
 			}
-			if p.Users != nil {
-				known.Users = p.Users
-			}
-			if p.Allocations != nil {
-				known.Allocations = p.Allocations
+			changed("%s allocation of project %s on %s from %s: %s until %s", action, p.ID, a.Resource,
+				amieusage.FormatTime(a.Start), amieusage.ChargeOfMillionths(a.Amount), amieusage.FormatTime(ledger.TimeOf(ledger.Nanos(a.End))))
+		}
+		for _, a := range known.Allocations {
+			if grantedBy(p.Allocations, a) == nil {
+				changed("removed allocation of project %s on %s from %s", p.ID, a.Resource, amieusage.FormatTime(a.Start))
 			}
 		}
+		known.Allocations = p.Allocations
 	}
 	return changes
-}
-
-// send sends records of one kind, and returns the answer.
-func (m *storeModel) send(s *modelSite, records ...amieusage.Record) *amieusage.SendResponse {
-	m.t.Helper()
-	m.tick()
-	answer, err := m.service.Accept(context.Background(), s.who, s.resources, messageOf(records))
-	m.noError(err)
-	var batch []modelRecord
-	for _, r := range records {
-		if r.Validate() == nil && (m.policy == ledger.Open || s.resources[r.Common().Resource]) {
-			batch = append(batch, modelRecord{r, m.now})
-		}
-	}
-	if got := len(answer.FailedRecords); got != len(records)-len(batch) {
-		m.t.Errorf("%d of %d records were refused, want %d", got, len(records), len(records)-len(batch))
-	}
-	m.equal("message", amieusage.QueuedMessage(len(batch)), answer.Message)
-	if len(batch) > 0 {
-		s.queue = append(s.queue, batch)
-		s.counts.Accepted += int64(len(batch))
-		s.counts.Queued += int64(len(batch))
-	}
-	return answer
-}
-
-func messageOf(records []amieusage.Record) []byte {
-	dst := amieusage.AppendMessageStart(nil, records[0].UsageType())
-	for i, r := range records {
-		if i > 0 {
-			dst = append(dst, ',')
-		}
-		dst = r.AppendJSON(dst)
-	}
-	return append(dst, amieusage.MessageEnd...)
-}
-
-// load loads all that is queued.
-func (m *storeModel) load() {
-	m.t.Helper()
-	for m.loadSome().Batches > 0 {
-	}
-}
-
-// loadSome runs one transaction of loading on any of the replicas.
-func (m *storeModel) loadSome() ledger.LoadReport {
-	m.t.Helper()
-	m.move()
-	return m.follow(m.service.LoadSome)
-}
-
-// loadOn loads all that is queued on one replica, and goes on with it.
-func (m *storeModel) loadOn(store ledger.Store) {
-	m.t.Helper()
-	m.use(store)
-	for m.follow(m.service.LoadSome).Batches > 0 {
-	}
-}
-
-// follow runs one transaction of loading, finds out which site it was for, and
-// does the same.
-func (m *storeModel) follow(load loadFunc) ledger.LoadReport {
-	m.t.Helper()
-	m.tick()
-	report := m.whenFree(load)
-	var want ledger.LoadReport
-	for _, s := range m.sites {
-		counts, err := m.service.Counts(context.Background(), s.who)
-		m.noError(err)
-		if counts.Queued == s.counts.Queued {
-			continue
-		}
-		if want.Batches > 0 {
-			m.t.Fatalf("one transaction has loaded batches of two sites")
-		}
-		for range min(report.Batches, len(s.queue)) {
-			want.Batches++
-			m.loadBatch(s, s.queue[0], &want)
-			s.queue = s.queue[1:]
-		}
-	}
-	m.equal("load report", want, report)
-	if report.Batches == 0 {
-		for _, s := range m.sites {
-			if len(s.queue) > 0 {
-				m.t.Errorf("%d batches of site %s were not loaded", len(s.queue), s.name)
-			}
-		}
-	}
-	return report
-}
-
-func (m *storeModel) loadBatch(s *modelSite, batch []modelRecord, report *ledger.LoadReport) {
-	for _, r := range batch {
-		s.counts.Queued--
-		id := r.Identity()
-		e := s.entries[id]
-		for _, f := range s.failed {
-			f.open = f.open && f.record.Identity() != id
-		}
-		failure := s.judge(r.Record, m.policy)
-		charge := millionths(r.Record)
-		var before int64
-		if e != nil {
-			before = millionths(e.newest().Record)
-		}
-		if failure == "" && charge > math.MaxInt64-(s.gross-before) {
-			failure = ledger.TotalTooLarge
-		}
-		if failure != "" {
-			report.Failed++
-			s.counts.Failed++
-			s.failed = append(s.failed, &modelFailed{record: r, failure: failure, at: m.now, open: true})
-			continue
-		}
-		report.Loaded++
-		s.counts.Loaded++
-		if e == nil {
-			e = &modelEntry{}
-			s.entries[id] = e
-		} else if amieusage.ContentDigest(e.newest().Record) == amieusage.ContentDigest(r.Record) {
-			report.Unchanged++
-			continue
-		}
-		e.revisions = append(e.revisions, modelRevision{r, m.now})
-		s.gross += charge - before
-	}
 }
 
 // judge is what loading finds wrong with a record.
@@ -337,28 +244,7 @@ func millionths(r amieusage.Record) int64 {
 
 func givesBack(r amieusage.Record) bool {
 	a, ok := r.(*amieusage.AdjustmentRecord)
-	return ok && a.AdjustmentType.GivesBack()
-}
-
-// clear clears failed records.
-func (m *storeModel) clear(s *modelSite, ids ...int64) {
-	m.t.Helper()
-	m.tick()
-	err := m.service.Clear(context.Background(), s.who, ids)
-	var unknown []int64
-	for _, id := range ids {
-		if !slices.ContainsFunc(s.failed, func(f *modelFailed) bool { return f.id == id }) {
-			unknown = append(unknown, id)
-		}
-	}
-	if len(unknown) > 0 {
-		m.isUnknownFailed(err, unknown...)
-		return
-	}
-	m.noError(err)
-	for _, f := range s.failed {
-		f.open = f.open && !slices.Contains(ids, f.id)
-	}
+	return ok && slices.Contains([]amieusage.AdjustmentType{amieusage.Credit, amieusage.Refund, amieusage.StorageCredit}, a.AdjustmentType)
 }
 
 // sorted returns the entries in an order that is the same in each run.

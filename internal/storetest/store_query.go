@@ -2,10 +2,8 @@ package storetest
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math"
-	"slices"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -100,17 +98,6 @@ func testFailed(m *storeModel) {
 		fmt.Sprint(last.FailedRecordID) + `}`
 	m.equal("failed record", want, string(last.AppendJSON(nil)))
 	m.sites = nil // the model has nothing of it
-}
-
-// isUnknownFailed checks that err names these ids.
-func (m *storeModel) isUnknownFailed(err error, ids ...int64) {
-	m.t.Helper()
-	var unknown *ledger.UnknownFailedError
-	if !errors.As(err, &unknown) {
-		m.t.Fatalf("error %v, want one that names %v", err, ids)
-	}
-	ids = slices.Compact(slices.Sorted(slices.Values(ids)))
-	m.equal("unknown ids", ids, slices.Sorted(slices.Values(unknown.IDs)))
 }
 
 func testClear(m *storeModel) {

@@ -1,7 +1,12 @@
 package storetest
 
 import (
+	"context"
+	"encoding/json"
+	"flag"
 	"fmt"
+	"math"
+	"slices"
 	"testing"
 	"time"
 
@@ -11,114 +16,205 @@ import (
 	"github.com/amieusage/amieusage/internal/ledger"
 )
 
-// testStoreModel sends, loads, clears and imports in any order, for two sites
-// with the same names, on any of two replicas at each step, and compares what
-// can be seen, in one way after each step and in all ways at the end:
-// every charge counts once, what was accepted last stands, nothing vanishes,
-// everything adds up, and no site sees what is the other's.
-func testStoreModel(t *testing.T, open func() ledger.Store) {
-	stores := []ledger.Store{open(), open()}
-	checks, failed := 0, false
+// checkModel runs a property on as many cases as -rapid.checks asks for or,
+// where nothing is asked for, on at most so many; on few with the race detector.
+// A case that has failed is looked for by smaller ones without a limit.
+func checkModel(t *testing.T, most int, property func(rt *rapid.T, check int)) {
+	most = min(most, maxChecks)
+	flag.Visit(func(f *flag.Flag) {
+		if f.Name == "rapid.checks" {
+			most = math.MaxInt
+		}
+	})
+	check, failed := 0, false
 	rapid.Check(t, func(rt *rapid.T) {
-		if checks++; checks > maxChecks && !failed {
+		if check++; check > most && !failed {
 			return
 		}
 		defer func() { failed = failed || rt.Failed() }()
-		policy := rapid.SampledFrom([]ledger.Policy{ledger.Strict, ledger.Strict, ledger.Open}).Draw(rt, "policy")
-		m := newStoreModel(rt, func() ledger.Store { return stores[0] }, policy)
-		m.stores = stores
-		m.pick = func(n int) int { return rapid.IntRange(0, n-1).Draw(rt, "pick") }
-		for m.whenFree(m.service.LoadSome).Batches > 0 { // what a check that failed has left
-		}
-		// Sites of their own for each check, in a database that is common to all.
-		for _, name := range []string{"PSC", "SDSC"} {
-			m.site(fmt.Sprint(name, checks))
-		}
-		steps := map[string]func(*rapid.T){
-			"": func(rt *rapid.T) {
-				looks := m.looks(m.someSite())
-				looks[m.pick(len(looks))]()
+		property(rt, check)
+	})
+}
+
+// newRapidModel returns a model whose choices are rapid's, on taps of the
+// stores, with two sites of its own in a database that is common to all checks.
+func newRapidModel(rt *rapid.T, check int, stores []ledger.Store, serve Serve) (*storeModel, *acceptLog) {
+	policy := rapid.SampledFrom([]ledger.Policy{ledger.Strict, ledger.Strict, ledger.Open}).Draw(rt, "policy")
+	taps, log := tapped(stores, rapid.IntRange(1, 20).Draw(rt, "records in a transaction"))
+	m := newStoreModel(rt, func() ledger.Store { return taps[0] }, policy)
+	m.stores, m.serve = taps, serve
+	m.pick = func(n int) int { return rapid.IntRange(0, n-1).Draw(rt, "pick") }
+	for m.whenFree(m.service.LoadSome).Batches > 0 { // what a check that failed has left
+	}
+	m.maxQueued = rapid.SampledFrom([]int64{0, 10}).Draw(rt, "limit of the queue")
+	m.move()
+	for _, name := range []string{"PSC", "SDSC"} {
+		m.site(fmt.Sprint(name, check))
+	}
+	return m, log
+}
+
+// testStoreModel sends, corrects, loads, clears and imports in any order, for
+// sites with the same names, on any of two replicas at each step, and after
+// each step compares all that can be seen of all sites: every charge counts
+// once, what was accepted last stands, nothing vanishes, everything adds up,
+// and no site sees what is another's.
+func testStoreModel(t *testing.T, open func() ledger.Store, serve Serve) {
+	stores := []ledger.Store{open(), open()}
+	checkModel(t, 100, func(rt *rapid.T, check int) {
+		m, _ := newRapidModel(rt, check, stores, serve)
+		steps := map[string]func(s *modelSite){
+			"send":          func(s *modelSite) { m.sendSome(s, m.someItems) },
+			"correct":       func(s *modelSite) { m.sendSome(s, m.corrections) },
+			"send again":    func(s *modelSite) { m.sendSome(s, m.sentBefore) },
+			"load":          func(*modelSite) { m.loadSome() },
+			"load all":      func(*modelSite) { m.load() },
+			"clear":         m.clearSome,
+			"import":        m.importSome,
+			"import, wrong": m.importWrong,
+			"another key":   m.anotherKey,
+			"clock": func(*modelSite) {
+				m.now = m.now.Add(one(m, -5*time.Hour, 1, time.Hour, 40*24*time.Hour))
 			},
-			"send": func(rt *rapid.T) {
-				records := m.someRecords()
-				m.send(m.someSite(), records...)
-			},
-			"send again": func(rt *rapid.T) {
-				if s := m.someSite(); len(s.queue) > 0 {
-					var records []amieusage.Record
-					for _, r := range s.queue[m.pick(len(s.queue))] {
-						records = append(records, r.Record)
-					}
-					m.send(s, records...)
+			"another site": func(*modelSite) {
+				if len(m.sites) < 3 {
+					m.site(fmt.Sprint("NCSA", check))
 				}
 			},
-			"load one": func(rt *rapid.T) { m.loadSome() },
-			"load all": func(rt *rapid.T) { m.load() },
-			"clear":    func(rt *rapid.T) { m.clearSome() },
-			"import":   func(rt *rapid.T) { m.importSome() },
-			"look back": func(rt *rapid.T) {
-				for _, s := range m.sites {
-					m.checkRevisions(s)
-				}
+			"look back": m.checkRevisions,
+		}
+		actions := map[string]func(*rapid.T){
+			"": func(*rapid.T) {
+				m.move()
+				m.glance()
 			},
 		}
 		for name, step := range steps {
-			steps[name] = func(rt *rapid.T) {
+			actions[name] = func(*rapid.T) {
 				m.move()
-				step(rt)
+				step(m.someSite())
 			}
 		}
-		rt.Repeat(steps)
+		rt.Repeat(actions)
 		m.load()
 		m.compare()
-		if checks%10 == 0 {
+		for _, s := range m.sites {
+			m.checkRevisions(s)
+		}
+		if check%10 == 0 {
 			m.verify()
 		}
 	})
+}
+
+// A drawItems draws what to send: items of one kind.
+type drawItems func(s *modelSite) (amieusage.UsageType, []json.RawMessage)
+
+func (m *storeModel) sendSome(s *modelSite, draw drawItems) {
+	kind, items := draw(s)
+	m.sendItems(s, kind, items)
 }
 
 func (m *storeModel) someSite() *modelSite { return m.sites[m.pick(len(m.sites))] }
 
 func one[T any](m *storeModel, of ...T) T { return of[m.pick(len(of))] }
 
-// someRecords returns up to six records of one kind, of few identities and few
+// someItems returns up to six records of one kind, of few identities and few
 // contents; some are refused, and some fail.
-func (m *storeModel) someRecords() []amieusage.Record {
+func (m *storeModel) someItems(*modelSite) (amieusage.UsageType, []json.RawMessage) {
 	kind := one(m, amieusage.Compute, amieusage.Compute, amieusage.Storage, amieusage.Adjustment)
-	records := make([]amieusage.Record, 1+m.pick(6))
-	for i := range records {
-		user, project := one(m, "alice", "bob", "eve"), one(m, alpha, alpha, beta, "p.none")
-		id, resource := one(m, "1", "2", "3"), one(m, bulk, bulk, gpus, "elsewhere")
-		charge := chargeOf(one(m, "1", "2.5", "0", "0.0000005", "0.0000015", "7e-6", "3000000000000", "-1"))
-		at := one(m,
-			time.Date(2026, 1, 31, 23, 30, 0, 0, time.UTC),
-			time.Date(2026, 10, 1, 20, 0, 0, 0, time.UTC),
-			time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC))
-		switch kind {
-		case amieusage.Compute:
-			records[i] = &amieusage.ComputeRecord{
-				Username: user, LocalProjectID: project, LocalRecordID: id, Resource: resource, Charge: charge,
-				SubmitTime: at, StartTime: at, EndTime: at.Add(time.Duration(m.pick(4)) * 10 * time.Minute),
-				NodeCount: amieusage.CountOf(1), JobName: one(m, "train", "eval"),
-			}
-		case amieusage.Storage:
-			records[i] = &amieusage.StorageRecord{
-				Username: user, LocalProjectID: project, LocalRecordID: id, Resource: resource, Charge: charge, CollectionTime: at,
-			}
-		default:
-			records[i] = &amieusage.AdjustmentRecord{
-				AdjustmentType: one(m, amieusage.AdjustmentTypes...), StartTime: at,
-				Username: user, LocalProjectID: project, LocalRecordID: id, Resource: resource, Charge: charge,
-			}
+	items := make([]json.RawMessage, m.pick(7))
+	for i := range items {
+		if m.pick(20) == 0 {
+			items[i] = one(m, json.RawMessage(`"no record"`), json.RawMessage(`{"Charge":-1,"Note":"kept"}`))
+			continue
 		}
+		items[i] = m.someContent(amieusage.Identity{
+			Resource: one(m, bulk, bulk, gpus, "elsewhere"), UsageType: kind, LocalRecordID: one(m, "1", "2", "3"), KeyTime: m.someTime(),
+		})
 	}
-	return records
+	return kind, items
 }
 
-// clearSome clears some of what has failed, and now and then what is not there
-// or another site's.
-func (m *storeModel) clearSome() {
-	s := m.someSite()
+// someTime is one of the times at which usage begins: near the ends of days,
+// months, years and allocations.
+func (m *storeModel) someTime() time.Time {
+	return one(m,
+		time.Date(2026, 1, 31, 23, 30, 0, 0, time.UTC),
+		time.Date(2026, 10, 1, 20, 0, 0, 0, time.UTC),
+		time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC))
+}
+
+// someContent returns a record of the identity.
+func (m *storeModel) someContent(id amieusage.Identity) json.RawMessage {
+	user, project := one(m, "alice", "bob", "eve"), one(m, alpha, alpha, beta, "p.none")
+	charge := chargeOf(one(m, "1", "2.5", "2.50", "0", "0.0000005", "0.0000015", "7e-6", "3000000000000", "9000000000000", "-1"))
+	switch id.UsageType {
+	case amieusage.Compute:
+		return (&amieusage.ComputeRecord{
+			Username: user, LocalProjectID: project, LocalRecordID: id.LocalRecordID, Resource: id.Resource, Charge: charge,
+			SubmitTime: id.KeyTime, StartTime: id.KeyTime, EndTime: id.KeyTime.Add(time.Duration(m.pick(4)) * 10 * time.Minute),
+			NodeCount: amieusage.CountOf(1), JobName: one(m, "train", "eval"),
+		}).AppendJSON(nil)
+	case amieusage.Storage:
+		return (&amieusage.StorageRecord{
+			Username: user, LocalProjectID: project, LocalRecordID: id.LocalRecordID, Resource: id.Resource, Charge: charge,
+			CollectionTime: id.KeyTime,
+		}).AppendJSON(nil)
+	}
+	return (&amieusage.AdjustmentRecord{
+		AdjustmentType: one(m, amieusage.AdjustmentTypes...), StartTime: m.someTime(),
+		Username: user, LocalProjectID: project, LocalRecordID: id.LocalRecordID, Resource: id.Resource, Charge: charge,
+	}).AppendJSON(nil)
+}
+
+// corrections returns new contents of records that are loaded or have failed,
+// of one kind.
+func (m *storeModel) corrections(s *modelSite) (kind amieusage.UsageType, items []json.RawMessage) {
+	var ids []amieusage.Identity
+	for _, e := range s.sorted() {
+		ids = append(ids, e.newest().Identity())
+	}
+	for _, f := range s.failed {
+		ids = append(ids, f.record.Identity())
+	}
+	if len(ids) == 0 {
+		return m.someItems(s)
+	}
+	kind = ids[m.pick(len(ids))].UsageType
+	ids = slices.DeleteFunc(ids, func(id amieusage.Identity) bool { return id.UsageType != kind })
+	for range 1 + m.pick(3) {
+		items = append(items, m.someContent(ids[m.pick(len(ids))]))
+	}
+	return kind, items
+}
+
+// sentBefore returns the records of a batch that is queued, or one that is
+// loaded or has failed, as they were sent.
+func (m *storeModel) sentBefore(s *modelSite) (amieusage.UsageType, []json.RawMessage) {
+	batches := slices.Clone(s.queue)
+	for _, e := range s.sorted() {
+		for _, r := range e.revisions {
+			batches = append(batches, []modelRecord{r.modelRecord})
+		}
+	}
+	for _, f := range s.failed {
+		batches = append(batches, []modelRecord{f.record})
+	}
+	if len(batches) == 0 {
+		return m.someItems(s)
+	}
+	batch := batches[m.pick(len(batches))]
+	items := make([]json.RawMessage, len(batch))
+	for i, r := range batch {
+		items[i] = r.raw
+	}
+	return batch[0].UsageType(), items
+}
+
+// clearSome clears some of what has failed, and now and then what is another
+// site's or not there.
+func (m *storeModel) clearSome(s *modelSite) {
 	var ids []int64
 	for _, f := range s.failed {
 		if f.id > 0 && m.pick(2) == 0 {
@@ -126,17 +222,20 @@ func (m *storeModel) clearSome() {
 		}
 	}
 	if m.pick(4) == 0 {
+		ids = append(ids, 1<<40)
 		for _, f := range m.someSite().failed {
 			if f.id > 0 {
 				ids = append(ids, f.id)
 			}
 		}
 	}
-	m.clear(s, ids...)
+	if len(ids) > 0 {
+		m.clear(s, ids...)
+	}
 }
 
 // importSome changes a project; a second import of the same changes nothing.
-func (m *storeModel) importSome() {
+func (m *storeModel) importSome(s *modelSite) {
 	p := ledger.ProjectSpec{ID: one(m, alpha, beta, "p.none")}
 	if m.pick(3) > 0 {
 		p.Users = []string{}
@@ -146,16 +245,56 @@ func (m *storeModel) importSome() {
 			}
 		}
 	}
+	resources := []string{bulk, gpus}
+	spec := ledger.SiteSpec{Name: s.name}
+	if m.pick(5) == 0 {
+		spec.Resources = []string{"elsewhere"}
+	}
+	if s.resources["elsewhere"] || spec.Resources != nil {
+		resources = append(resources, "elsewhere")
+	}
 	if m.pick(3) > 0 {
 		p.Allocations = []ledger.AllocationSpec{}
-		for _, resource := range []string{bulk, gpus} {
-			if m.pick(3) > 0 {
-				from := time.Month(1 + m.pick(11))
-				p.Allocations = append(p.Allocations, allocation(resource, int64(m.pick(1000)), from, from+1+time.Month(m.pick(12))))
+		for _, resource := range resources {
+			for start := time.Month(1); m.pick(3) > 0 && start < 12; {
+				from := start + time.Month(m.pick(int(13-start)))
+				start = from + 1 + time.Month(m.pick(12))
+				p.Allocations = append(p.Allocations, allocation(resource, int64(m.pick(1000)), from, start))
 			}
 		}
 	}
-	spec := &ledger.RegistrySpec{Sites: []ledger.SiteSpec{{Name: m.someSite().name, Projects: []ledger.ProjectSpec{p}}}}
-	m.importSpec(spec)
-	m.changed(spec)
+	spec.Projects = []ledger.ProjectSpec{p}
+	m.importSpec(&ledger.RegistrySpec{Sites: []ledger.SiteSpec{spec}})
+	m.importSpec(&ledger.RegistrySpec{Sites: []ledger.SiteSpec{spec}})
+}
+
+// importWrong imports what is refused, for two sites: it changes neither.
+func (m *storeModel) importWrong(s *modelSite) {
+	backwards := allocation(bulk, 1, 6, 1)
+	wrong := one(m, backwards, allocation("none", 1, 1, 6))
+	spec := &ledger.RegistrySpec{Sites: []ledger.SiteSpec{
+		{Name: m.sites[0].name, Resources: []string{"elsewhere"}, Projects: []ledger.ProjectSpec{{ID: alpha, Users: []string{}}}},
+		{Name: m.sites[1].name, Projects: []ledger.ProjectSpec{{ID: beta, Allocations: []ledger.AllocationSpec{wrong}}}},
+	}}
+	_, err := m.store.Import(context.Background(), spec)
+	m.hasCode(err, amieusage.CodeInvalid)
+	// Nothing is left to change of what the registry was.
+	for _, s := range m.sites[:2] {
+		if p := s.projects[alpha]; p != nil {
+			m.importSpec(&ledger.RegistrySpec{Sites: []ledger.SiteSpec{{Name: s.name, Projects: []ledger.ProjectSpec{*p}}}})
+		}
+	}
+}
+
+// anotherKey goes on with a new key, and may revoke the one before.
+func (m *storeModel) anotherKey(s *modelSite) {
+	before := s.who
+	m.newKey(s, "another")
+	if m.pick(2) == 0 {
+		return
+	}
+	m.noError(m.store.RevokeKey(context.Background(), s.name, before.KeyID, m.now))
+	m.move()
+	_, _, err := m.service.Authenticate(context.Background(), s.name, m.secrets[before])
+	m.hasCode(err, amieusage.CodeForbidden)
 }
