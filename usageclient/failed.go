@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"iter"
 	"net/http"
 	"net/url"
 	"slices"
@@ -22,6 +23,26 @@ const maxURLBytes = 2000
 // be read has its Problem set, and is no error.
 func (c *Client) FailedRecords(ctx context.Context) (amieusage.FailedRecords, error) {
 	var all amieusage.FailedRecords
+	for f, err := range c.Failed(ctx) {
+		if err != nil {
+			return all, err
+		}
+		all = append(all, f)
+	}
+	return all, nil
+}
+
+// Failed returns what [Client.FailedRecords] does, page by page as the loop
+// goes on: one is held at a time. An error ends the sequence and is its last
+// element.
+func (c *Client) Failed(ctx context.Context) iter.Seq2[amieusage.FailedRecord, error] {
+	return func(yield func(amieusage.FailedRecord, error) bool) {
+		c.eachFailed(ctx, yield)
+	}
+}
+
+func (c *Client) eachFailed(ctx context.Context, yield func(amieusage.FailedRecord, error) bool) {
+	fail := func(err error) { yield(amieusage.FailedRecord{}, err) }
 	query := url.Values{}
 	for after := int64(0); ; {
 		var lists struct {
@@ -31,25 +52,34 @@ func (c *Client) FailedRecords(ctx context.Context) (amieusage.FailedRecords, er
 		r := &request{method: http.MethodGet, path: failedPath, query: query}
 		a, err := c.do(ctx, r)
 		if err != nil {
-			return all, err
+			fail(err)
+			return
 		}
 		if err := c.decode(r, a, '{', &lists); err != nil {
-			return all, err
+			fail(err)
+			return
 		}
 		if lists.FailedRecords == nil && lists.ValidationFailedRecords == nil {
-			return all, c.unusable(r, a, errors.New("it has no list of failed records"))
+			fail(c.unusable(r, a, errors.New("it has no list of failed records")))
+			return
 		}
 		if err := c.decode(r, a, '{', &page); err != nil {
-			return all, err
+			fail(err)
+			return
 		}
-		all = append(all, page...)
+		for _, f := range page {
+			if !yield(f, nil) {
+				return
+			}
+		}
 		next := nextPage(a.header)
 		if !next.Has("After") || len(page) == 0 {
-			return all, nil
+			return
 		}
 		n, err := strconv.ParseInt(next.Get("After"), 10, 64)
 		if err != nil || n <= after {
-			return all, c.unusable(r, a, errors.New("its next page is not behind this one"))
+			fail(c.unusable(r, a, errors.New("its next page is not behind this one")))
+			return
 		}
 		after = n
 		query = url.Values{"After": {next.Get("After")}}

@@ -76,6 +76,7 @@ func runScripts(t *testing.T, folder string, newDB func(t testing.TB) string) {
 			"sigterm":      sigterm,
 			"newkey":       newKey,
 			"certificates": certificates,
+			"sql":          execSQL,
 		},
 	})
 }

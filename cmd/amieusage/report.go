@@ -228,11 +228,8 @@ func (s *siteCommand) collect(ctx context.Context, f *collectFlags) error {
 
 // collectSacct runs sacct over a window that reaches back behind the last run.
 func (s *siteCommand) collectSacct(ctx context.Context, f *collectFlags) error {
-	if _, err := exec.LookPath(s.config.sacct); err != nil {
-		if e, ok := errors.AsType[*exec.Error](err); ok {
-			err = e.Err // its text is the library's
-		}
-		return usageError("%s cannot be run: %w: install Slurm's sacct, state where it is (slurm: sacct: in %s), or read a dump with --from-file", s.config.sacct, err, s.config.file)
+	if err := s.config.checkSacct(); err != nil {
+		return err
 	}
 	now := s.clock()
 	cursor, err := s.queue.Cursor(ctx, sacctSource)
@@ -255,6 +252,18 @@ func (s *siteCommand) collectSacct(ctx context.Context, f *collectFlags) error {
 	err = s.agent.Collect(ctx, source, moved, f.preview)
 	s.countRows(source.Stats())
 	return err
+}
+
+// checkSacct returns an error where sacct cannot be run.
+func (c *siteConfig) checkSacct() error {
+	_, err := exec.LookPath(c.sacct)
+	if err == nil {
+		return nil
+	}
+	if e, ok := errors.AsType[*exec.Error](err); ok {
+		err = e.Err // its text is the library's
+	}
+	return usageError("%s cannot be run: %w: install Slurm's sacct, state where it is (slurm: sacct: in %s), or read a dump with --from-file", c.sacct, err, c.file)
 }
 
 // countRows counts the rows that were no jobs, so that what was read is what

@@ -22,6 +22,7 @@ type ledgerStore interface {
 	ledger.Store
 	ledger.Archivable
 	Verify(ctx context.Context) error
+	VerifyAll(ctx context.Context, progress func(*ledger.VerifiedSite)) (*ledger.Verification, error)
 	Close() error
 }
 

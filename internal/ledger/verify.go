@@ -1,12 +1,6 @@
 package ledger
 
-import (
-	"errors"
-	"fmt"
-	"strings"
-
-	"github.com/amieusage/amieusage"
-)
+import "strings"
 
 // A Check is something that must hold in a ledger. Its query gives a row for
 // everything that does not: the site's number, and a text.
@@ -84,6 +78,13 @@ func Checks(q SQL) []Check {
 			SELECT site_id, 'resource ' || resource_id || ', ' || local_record_id || ': ' || count(*)
 			FROM failed_records WHERE state = 0 AND ` + q.Rows + `
 			GROUP BY site_id, resource_id, usage_type, local_record_id, key_time HAVING count(*) > 1`},
+		{"states of failed records", `
+			SELECT site_id, 'failed record ' || failed_id || ' has state ' || state || ' and is '
+				|| CASE WHEN closed_at IS NULL THEN 'not closed' ELSE 'closed' END
+			FROM failed_records WHERE ` + q.Rows + ` AND (state NOT IN (0, 1, 2) OR (state = 0) <> (closed_at IS NULL))`},
+		{"open failed records", `
+			SELECT site_id, 'failed record ' || failed_id || ' is open, though the record was judged again later'
+			FROM (` + q.judgedAgain() + `) AS judged WHERE state = 0 AND (later IS NOT NULL OR record_id IS NOT NULL)`},
 		{"what a record refers to", `
 			SELECT r.site_id, 'record ' || r.record_id
 			FROM (SELECT * FROM records WHERE ` + q.Rows + `) AS r
@@ -106,6 +107,29 @@ func Checks(q SQL) []Check {
 	}
 }
 
+// judgedAgain returns the query for the failed records, each with a later
+// failure of the same identity, and with the record that was loaded later.
+func (q SQL) judgedAgain() string {
+	return `
+		SELECT f.*, r.record_id
+		FROM (SELECT site_id, failed_id, resource_id, usage_type, local_record_id, key_time, batch_id, ordinal, state,
+				lead(failed_id) OVER (PARTITION BY site_id, resource_id, usage_type, local_record_id, key_time
+					ORDER BY batch_id, ordinal) AS later
+			FROM failed_records WHERE ` + q.Rows + `) AS f
+		LEFT JOIN records r ON r.site_id = f.site_id AND r.resource_id = f.resource_id AND r.usage_type = f.usage_type
+			AND r.local_record_id = f.local_record_id AND r.key_time = f.key_time
+			AND (r.batch_id > f.batch_id OR r.batch_id = f.batch_id AND r.ordinal > f.ordinal)`
+}
+
+// UnprovenSuperseded returns the query for the superseded failed records for
+// which there is no row of what has superseded them: content that was loaded
+// already must have come again.
+func (q SQL) UnprovenSuperseded() string {
+	return `
+		SELECT failed_id, resource_id, usage_type, local_record_id, key_time, batch_id, ordinal
+		FROM (` + q.judgedAgain() + `) AS judged WHERE state = 2 AND later IS NULL AND record_id IS NULL`
+}
+
 // compared returns the query for the rows in which a roll-up with these keys
 // and sums differs from what the records add up to.
 func (q SQL) compared(rollUp, keys string, sums []string, fromRecords string) string {
@@ -124,61 +148,4 @@ func (q SQL) compared(rollUp, keys string, sums []string, fromRecords string) st
 			FROM (SELECT site_id, ` + fromRecords + ` FROM records WHERE ` + q.Rows + `) AS r
 			GROUP BY site_id, ` + keys + `) AS both_sides
 		GROUP BY site_id, ` + keys + `, ` + columns + ` HAVING count(*) <> 2`
-}
-
-// maxFindings is how many findings of one check are named.
-const maxFindings = 5
-
-// Findings are what checks have found in a ledger.
-type Findings struct {
-	found []error
-	count map[string]int
-	whats []string // in order of the first finding
-}
-
-// Add adds what a check has found.
-func (f *Findings) Add(what, text string) {
-	if f.count == nil {
-		f.count = map[string]int{}
-	}
-	if f.count[what]++; f.count[what] == 1 {
-		f.whats = append(f.whats, what)
-	}
-	if f.count[what] <= maxFindings {
-		f.found = append(f.found, fmt.Errorf("%s: %s", what, text))
-	}
-}
-
-// Err returns nil where nothing was found, or amieusage.CodeInternal, with the
-// ledger's name and the findings.
-func (f *Findings) Err(ledger string) error {
-	if len(f.found) == 0 {
-		return nil
-	}
-	found := f.found
-	for _, what := range f.whats {
-		if more := f.count[what] - maxFindings; more > 0 {
-			found = append(found, fmt.Errorf("%s: and %d more", what, more))
-		}
-	}
-	return &amieusage.Error{
-		Code:    amieusage.CodeInternal,
-		Message: ledger + " does not add up",
-		Hint:    "restore it from a backup",
-		Err:     errors.Join(found...),
-	}
-}
-
-// Check returns what is wrong with the stored records of a batch, or "".
-func (p *Packer) Check(packed []byte, count int64, archived bool) string {
-	if archived {
-		if len(packed) > 0 {
-			return "is in an archive and has records here, too"
-		}
-		return ""
-	}
-	if _, err := p.Unpack(packed, count); err != nil {
-		return "cannot be read back"
-	}
-	return ""
 }

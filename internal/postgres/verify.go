@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/amieusage/amieusage/internal/ledger"
 )
@@ -52,40 +51,59 @@ var siteChecks = append([]ledger.Check{
 // loadedBatch is the condition that batch b is loaded.
 const loadedBatch = `NOT b.damaged AND b.batch_id <= (SELECT batch_id FROM loading WHERE site_id = $1)`
 
-// Verify checks that every batch can be read back, and that roll-ups and
-// counts are what the records add up to. It reads everything, in one snapshot;
-// the ledger may be in use. The error names what differs.
+// Verify is [Ledger.VerifyAll] for whoever wants to know only whether the
+// ledger adds up. The error names what differs.
 func (l *Ledger) Verify(ctx context.Context) error {
-	var findings ledger.Findings
-	err := l.db.long(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", func(ctx context.Context, tx pgx.Tx) error {
-		if err := verifyOwners(ctx, tx, &findings); err != nil {
-			return err
-		}
-		// Site by site: each is looked at where its rows are.
-		type site struct {
-			ID   int64
-			Name string
-		}
-		sites, err := rowsOf(ctx, tx, pgx.RowToStructByPos[site], `SELECT site_id, name FROM sites WHERE served ORDER BY name`)
-		if err != nil {
-			return err
-		}
-		var lastFailed int64
-		if err := tx.QueryRow(ctx, `SELECT last_value FROM failed_ids`).Scan(&lastFailed); err != nil {
-			return err
-		}
-		for _, s := range sites {
-			if err := l.verifySite(ctx, tx, s.ID, s.Name, lastFailed, &findings); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	v, err := l.VerifyAll(ctx, func(*ledger.VerifiedSite) {})
 	if err != nil {
 		return err
 	}
-	return findings.Err(l.db.name)
+	return v.Err()
 }
+
+// VerifyAll verifies that roll-ups and counts are what the records add up to,
+// and that all rows are what was accepted. It reads everything, each site in a
+// snapshot of its own, for a long one keeps the rows from being cleared away
+// that every send and every loading leaves behind; the ledger may be in use.
+func (l *Ledger) VerifyAll(ctx context.Context, progress func(*ledger.VerifiedSite)) (*ledger.Verification, error) {
+	v := &ledger.Verification{Ledger: l.db.name}
+	type site struct {
+		ID     int64
+		Name   string
+		Served bool
+	}
+	var sites []site
+	err := l.db.long(ctx, beginSnapshot, func(ctx context.Context, tx pgx.Tx) (err error) {
+		if err := verifyOwners(ctx, tx, v); err != nil {
+			return err
+		}
+		sites, err = rowsOf(ctx, tx, pgx.RowToStructByPos[site], `SELECT site_id, name, served FROM sites ORDER BY name`)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range sites {
+		if !s.Served {
+			v.Unserved = append(v.Unserved, s.Name)
+			continue
+		}
+		verified := &ledger.VerifiedSite{Site: s.Name}
+		v.Sites = append(v.Sites, verified)
+		err := l.db.long(ctx, beginSnapshot, func(ctx context.Context, tx pgx.Tx) error {
+			if err := verifySite(ctx, tx, s.ID, s.Name, v); err != nil {
+				return err
+			}
+			return ledger.VerifyContents(ctx, &contentsTx{tx, s.ID}, l.packer, v, verified, func() { progress(verified) })
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return v, nil
+}
+
+const beginSnapshot = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 // long runs f in one transaction that may take hours: only ctx ends it, and a
 // lock that others do not let go of.
@@ -104,7 +122,7 @@ func (db *database) long(ctx context.Context, begin string, f func(ctx context.C
 }
 
 // verifyOwners looks for rows of sites that are not there.
-func verifyOwners(ctx context.Context, tx pgx.Tx, findings *ledger.Findings) error {
+func verifyOwners(ctx context.Context, tx pgx.Tx, v *ledger.Verification) error {
 	tables, err := tablesOf(ctx, tx)
 	if err != nil {
 		return err
@@ -120,13 +138,14 @@ func verifyOwners(ctx context.Context, tx pgx.Tx, findings *ledger.Findings) err
 			return fmt.Errorf("%s: %w", t.name, err)
 		}
 		for _, id := range orphans {
-			findings.Add("sites", fmt.Sprintf("there is no site %d, which %s has rows of", id, t.name))
+			v.Add(ledger.Finding{Check: "sites", Text: fmt.Sprintf("there is no site %d, which %s has rows of", id, t.name)})
 		}
 	}
 	return nil
 }
 
-func (l *Ledger) verifySite(ctx context.Context, tx pgx.Tx, site int64, name string, lastFailed int64, findings *ledger.Findings) error {
+// verifySite runs the checks of one site.
+func verifySite(ctx context.Context, tx pgx.Tx, site int64, name string, v *ledger.Verification) error {
 	for _, check := range siteChecks {
 		rows, err := tx.Query(ctx, check.Query, site)
 		if err != nil {
@@ -134,32 +153,19 @@ func (l *Ledger) verifySite(ctx context.Context, tx pgx.Tx, site int64, name str
 		}
 		var text string
 		if _, err := pgx.ForEachRow(rows, []any{nil, &text}, func() error {
-			findings.Add(check.What, name+": "+text)
+			v.Add(ledger.Finding{Check: check.What, Site: name, Text: text})
 			return nil
 		}); err != nil {
 			return fmt.Errorf("%s: %w", check.What, err)
 		}
 	}
-	var failed int64
-	err := tx.QueryRow(ctx, `SELECT coalesce(max(failed_id), 0) FROM failed_records WHERE site_id = $1`, site).Scan(&failed)
-	if err != nil {
-		return err
+	// The sequence is read behind the snapshot, which has no later number.
+	var failed, lastFailed int64
+	err := tx.QueryRow(ctx, `
+		SELECT (SELECT coalesce(max(failed_id), 0) FROM failed_records WHERE site_id = $1), last_value FROM failed_ids`, site).
+		Scan(&failed, &lastFailed)
+	if err == nil && failed > lastFailed {
+		v.Add(ledger.Finding{Check: "the last number given to a failed record", Site: name, Text: fmt.Sprintf("%d, there is %d", lastFailed, failed)})
 	}
-	if failed > lastFailed {
-		findings.Add("the last number given to a failed record", fmt.Sprintf("%s: %d, there is %d", name, lastFailed, failed))
-	}
-	rows, err := tx.Query(ctx, `SELECT batch_id, record_count, records, archive IS NOT NULL FROM batches WHERE site_id = $1`, site)
-	if err != nil {
-		return err
-	}
-	var batch, count int64
-	var packed pgtype.DriverBytes // in the connection's buffer
-	var archived bool
-	_, err = pgx.ForEachRow(rows, []any{&batch, &count, &packed, &archived}, func() error {
-		if text := l.packer.Check(packed, count, archived); text != "" {
-			findings.Add("batches", fmt.Sprintf("%s: batch %d %s", name, batch, text))
-		}
-		return nil
-	})
 	return err
 }

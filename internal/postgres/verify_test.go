@@ -16,6 +16,7 @@ import (
 	"github.com/amieusage/amieusage/internal/ledger"
 	"github.com/amieusage/amieusage/internal/pgtest"
 	"github.com/amieusage/amieusage/internal/postgres"
+	"github.com/amieusage/amieusage/internal/storetest"
 )
 
 // execute runs statements on a connection of their own.
@@ -214,6 +215,40 @@ func TestVerify(t *testing.T) {
 				t.Errorf("%v\nis no internal error that says\n%s", err, text)
 			}
 		})
+	}
+}
+
+// TestVerifyContents holds the rows of damaged ledgers against what was
+// accepted.
+func TestVerifyContents(t *testing.T) {
+	storetest.TestVerify(t, func(t *testing.T, history func(store ledger.Store)) storetest.Damaged {
+		good := pgtest.Database(t)
+		store, err := postgres.Open(context.Background(), good, postgres.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		history(store)
+		if err := store.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return func(t *testing.T, statements ...string) storetest.FullVerifier {
+			url := copied(t, good)
+			execute(t, url, statements...)
+			return open(t, url)
+		}
+	})
+}
+
+// TestVerifyUnserved names the sites whose copy has not come to its end.
+func TestVerifyUnserved(t *testing.T) {
+	url := pgtest.Database(t)
+	store := open(t, url)
+	history(t, store, "PSC")
+	history(t, store, "SDSC")
+	execute(t, url, `UPDATE sites SET served = false WHERE name = 'PSC'`, `DELETE FROM records WHERE site_id = 1`)
+	v, err := store.VerifyAll(context.Background(), func(*ledger.VerifiedSite) {})
+	if err != nil || v.Err() != nil || len(v.Sites) != 1 || v.Sites[0].Site != "SDSC" || len(v.Unserved) != 1 || v.Unserved[0] != "PSC" {
+		t.Errorf("%+v, %v", v, err)
 	}
 }
 

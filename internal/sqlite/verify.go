@@ -35,51 +35,84 @@ var checks = append([]ledger.Check{
 	FailedBy: "b.loaded_at = r.failed_at",
 })...)
 
-// Verify checks that the file is whole, that every batch can be read back, and
-// that roll-ups and counts are what the records add up to. It reads
-// everything, in one snapshot; the ledger may be in use. The error names what
-// differs.
+// verifyCacheKiB is the page cache of the connection that verifies.
+const verifyCacheKiB = 8 << 10
+
+// Verify is [Ledger.VerifyAll] for whoever wants to know only whether the
+// ledger adds up. The error names what differs.
 func (l *Ledger) Verify(ctx context.Context) error {
-	return l.db.read(ctx, func(conn *sqlite.Conn) error {
-		names := map[int64]string{0: l.db.path}
-		err := sqlitex.Execute(conn, `SELECT site_id, name FROM sites`, &sqlitex.ExecOptions{
-			ResultFunc: func(stmt *sqlite.Stmt) error {
-				names[stmt.ColumnInt64(0)] = stmt.ColumnText(1)
-				return nil
-			},
-		})
-		if err != nil {
-			return err
+	v, err := l.VerifyAll(ctx, func(*ledger.VerifiedSite) {})
+	if err != nil {
+		return err
+	}
+	return v.Err()
+}
+
+// VerifyAll verifies that the file is whole, that roll-ups and counts are what
+// the records add up to, and that all rows are what was accepted. It reads
+// everything, in one snapshot; the ledger may be in use, and its write-ahead
+// log grows meanwhile. What is sorted goes through temporary files.
+func (l *Ledger) VerifyAll(ctx context.Context, progress func(*ledger.VerifiedSite)) (v *ledger.Verification, err error) {
+	// A connection of its own, for its settings.
+	conn, err := sqlite.OpenConn(l.db.path, sqlite.OpenReadWrite)
+	if err != nil {
+		return nil, openError(l.db.path, ledgerFile, err)
+	}
+	defer conn.Close()
+	defer func() {
+		if err != nil && ctx.Err() != nil {
+			err = ctx.Err()
 		}
-		nameOf := func(site int64) string {
-			if name, ok := names[site]; ok {
-				return name
-			}
-			return fmt.Sprintf("no site %d", site)
-		}
-		var findings ledger.Findings
-		for _, check := range checks {
-			err := sqlitex.Execute(conn, check.Query, &sqlitex.ExecOptions{
-				ResultFunc: func(stmt *sqlite.Stmt) error {
-					findings.Add(check.What, nameOf(stmt.ColumnInt64(0))+": "+stmt.ColumnText(1))
-					return nil
-				},
-			})
-			if err != nil {
-				return fmt.Errorf("%s: %w", check.What, err)
-			}
-		}
-		err = sqlitex.Execute(conn, `SELECT site_id, batch_id, record_count, records, archive IS NOT NULL FROM batches`, &sqlitex.ExecOptions{
-			ResultFunc: func(stmt *sqlite.Stmt) error {
-				if text := l.packer.Check(columnBytes(stmt, 3), stmt.ColumnInt64(2), stmt.ColumnBool(4)); text != "" {
-					findings.Add("batches", fmt.Sprintf("%s: batch %d %s", nameOf(stmt.ColumnInt64(0)), stmt.ColumnInt64(1), text))
-				}
-				return nil
-			},
-		})
-		if err != nil {
-			return err
-		}
-		return findings.Err(l.db.path)
+		err = l.db.failure(err)
+	}()
+	if err := prepare(conn, verifyCacheKiB); err != nil {
+		return nil, err
+	}
+	if err := sqlitex.ExecuteTransient(conn, "PRAGMA temp_store = FILE", nil); err != nil {
+		return nil, err
+	}
+	conn.SetInterrupt(ctx.Done())
+	end := sqlitex.Transaction(conn)
+	defer end(&err)
+	return l.verifyAll(ctx, conn, progress)
+}
+
+func (l *Ledger) verifyAll(ctx context.Context, conn *sqlite.Conn, progress func(*ledger.VerifiedSite)) (*ledger.Verification, error) {
+	v := &ledger.Verification{Ledger: l.db.path}
+	var ids []int64
+	names := map[int64]string{0: l.db.path}
+	err := sqlitex.Execute(conn, `SELECT site_id, name FROM sites ORDER BY name`, &sqlitex.ExecOptions{
+		ResultFunc: func(stmt *sqlite.Stmt) error {
+			ids = append(ids, stmt.ColumnInt64(0))
+			names[stmt.ColumnInt64(0)] = stmt.ColumnText(1)
+			return nil
+		},
 	})
+	if err != nil {
+		return nil, err
+	}
+	for _, check := range checks {
+		err := sqlitex.Execute(conn, check.Query, &sqlitex.ExecOptions{
+			ResultFunc: func(stmt *sqlite.Stmt) error {
+				name, known := names[stmt.ColumnInt64(0)]
+				if !known {
+					name = fmt.Sprintf("no site %d", stmt.ColumnInt64(0))
+				}
+				v.Add(ledger.Finding{Check: check.What, Site: name, Text: stmt.ColumnText(1)})
+				return nil
+			},
+		})
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", check.What, err)
+		}
+	}
+	for _, id := range ids {
+		site := &ledger.VerifiedSite{Site: names[id]}
+		v.Sites = append(v.Sites, site)
+		tx := &contentsTx{conn, id}
+		if err := ledger.VerifyContents(ctx, tx, l.packer, v, site, func() { progress(site) }); err != nil {
+			return nil, err
+		}
+	}
+	return v, nil
 }
