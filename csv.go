@@ -60,7 +60,3 @@ func CSVText(s string) string {
 	}
 	return s
 }
-
-// PlainCell returns a text as it stands in comma-separated values: one that a
-// spreadsheet would take for a formula has an apostrophe before it.
-func PlainCell(s string) string { return plainCell(s) }

@@ -243,7 +243,7 @@ func (r *reconcileCommand) printDifferences(ctx context.Context, how *outbox.Rec
 			cells := v.cells()
 			for i, cell := range cells {
 				if cells[i] = ""; cell != absent {
-					cells[i] = amieusage.PlainCell(cell)
+					cells[i] = amieusage.CSVText(cell)
 				}
 			}
 			if err := w.Write(cells); err != nil {
