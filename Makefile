@@ -22,7 +22,7 @@ lint: ## gofmt, vet, staticcheck, and a tidy go.mod
 bench: ## measure, beside baselines; writes docs/BENCHMARKS.md
 	scripts/bench.sh
 
-fuzz: ## each fuzz target for FUZZTIME (default 30s)
+fuzz: ## each fuzz target for FUZZTIME (default 30s); KEEP=1 keeps what was found in testdata/fuzz
 	scripts/fuzz.sh
 
 golden: ## write the golden files anew, to be read before they are committed
