@@ -250,14 +250,15 @@ func origin(u *url.URL) originKey {
 }
 
 // parseRetryAfter reads a Retry-After header, in seconds or as a date; 0 where
-// there is none or it is past.
+// there is none or it is past, and a day where it is further away.
 func parseRetryAfter(s string) time.Duration {
-	if seconds, err := strconv.Atoi(s); err == nil {
-		const most = 24 * 60 * 60
-		return time.Duration(max(0, min(seconds, most))) * time.Second
+	const most = 24 * time.Hour
+	seconds, err := strconv.Atoi(s)
+	if err == nil || errors.Is(err, strconv.ErrRange) {
+		return time.Duration(max(0, min(seconds, int(most/time.Second)))) * time.Second
 	}
 	if at, err := http.ParseTime(s); err == nil {
-		return max(0, time.Until(at))
+		return max(0, min(time.Until(at), most))
 	}
 	return 0
 }
