@@ -84,7 +84,7 @@ func FuzzTRES(f *testing.F) {
 	})
 }
 
-var slowTimeForm = regexp.MustCompile(`^([0-9]{4}-[0-9]{2}-[0-9]{2})[T ]([0-9]{2}:[0-9]{2}:[0-9]{2})(Z|[+-][0-9]{2}(?::?[0-9]{2})?)?$`)
+var slowTimeForm = regexp.MustCompile(`^([0-9]{4}-[0-9]{2}-[0-9]{2})[T ]([0-9]{2}:[0-9]{2}:[0-9]{2})(Z|[+-][0-9]{2}(?::?[0-5][0-9])?)?$`)
 
 // slowTime reads a time; a naive one by looking for all instants that the zone shows as it.
 func slowTime(s string, zone *time.Location) (t time.Time, ok bool) {
