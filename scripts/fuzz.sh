@@ -12,6 +12,10 @@ cd "$(dirname "$0")/.."
 
 fuzztime=${FUZZTIME:-30s}
 parallel=${PARALLEL:-$(nproc)}
+# The targets write and sync files: in memory, where there is such a folder.
+if [ -d /dev/shm ]; then
+  export GOTMPDIR=${GOTMPDIR:-${TMPDIR:-/tmp}} TMPDIR=/dev/shm
+fi
 kept_files=40   # of a target, at most
 kept_bytes=4096 # of a file, at most
 
