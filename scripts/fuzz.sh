@@ -2,11 +2,11 @@
 # Runs each fuzz target of the module for FUZZTIME (default 30s), one after the
 # other; a failure stops only its own target, and makes the status 1 in the end.
 #
-#   FUZZTIME=5m make fuzz          for five minutes each
-#   TARGETS='Time|Charge' make fuzz   only targets whose names match
-#   KEEP=1 make fuzz               copy what was found into testdata/fuzz, which
-#                                  go test replays: see keep below
-#   PARALLEL=1 make fuzz           workers for a target (default: every core)
+#   FUZZTIME=5m make fuzz              for five minutes each
+#   TARGETS='slurm|Charge' make fuzz   those whose package and name match only
+#   KEEP=1 make fuzz                   copy what was found into testdata/fuzz,
+#                                      which go test replays: see keep below
+#   PARALLEL=1 make fuzz               workers for a target (default: every core)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -25,7 +25,7 @@ targets() {
 {{end}}{{range .XTestGoFiles}}{{$p.ImportPath}} {{$p.Dir}} {{.}}
 {{end}}' ./... | while read -r package folder file; do
     [ -z "$file" ] || sed -nE "s|^func (Fuzz[A-Za-z0-9_]*)\(.*|$package $folder \1|p" "$folder/$file"
-  done | grep -E " Fuzz[A-Za-z0-9_]*(${TARGETS:-})[A-Za-z0-9_]*\$" | sort
+  done | awk -v wanted="${TARGETS:-.}" '($1 " " $3) ~ wanted' | sort
 }
 
 # seconds prints a number of seconds, or nothing for what is no plain time.
