@@ -253,9 +253,12 @@ func origin(u *url.URL) originKey {
 // there is none or it is past, and a day where it is further away.
 func parseRetryAfter(s string) time.Duration {
 	const most = 24 * time.Hour
-	seconds, err := strconv.Atoi(s)
-	if err == nil || errors.Is(err, strconv.ErrRange) {
-		return time.Duration(max(0, min(seconds, int(most/time.Second)))) * time.Second
+	if s != "" && strings.Trim(s, "0123456789") == "" {
+		seconds, err := strconv.Atoi(s)
+		if err != nil || seconds > int(most/time.Second) {
+			return most
+		}
+		return time.Duration(seconds) * time.Second
 	}
 	if at, err := http.ParseTime(s); err == nil {
 		return max(0, min(time.Until(at), most))
