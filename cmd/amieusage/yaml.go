@@ -12,6 +12,7 @@ import (
 	"github.com/agnivade/levenshtein"
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
 )
 
 // A scalar is the text of a single YAML value of any kind, so that a number
@@ -66,7 +67,7 @@ func placeOf(data []byte, path string) (s scalar) {
 func decodeYAML(name string, data []byte, v any) error {
 	err := yaml.UnmarshalWithOptions(data, v, yaml.Strict())
 	if err == nil {
-		return nil
+		return checkOneDocument(name, data)
 	}
 	e, ok := errors.AsType[yaml.Error](err)
 	if !ok || e.GetToken() == nil {
@@ -82,6 +83,22 @@ func decodeYAML(name string, data []byte, v any) error {
 		problem = "must be " + nodeText(e.Expected)
 	}
 	return fmt.Errorf("%s:%d:%d: %s", name, at.Line, at.Column, problem)
+}
+
+// checkOneDocument refuses what stands behind the first document of a YAML
+// file, which is not read.
+func checkOneDocument(name string, data []byte) error {
+	file, err := parser.ParseBytes(data, 0)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	for i, doc := range file.Docs {
+		if i > 0 && doc.Body != nil {
+			at := doc.Body.GetToken().Position
+			return fmt.Errorf("%s:%d:%d: a second document: state all of it in one, without ---", name, at.Line, at.Column)
+		}
+	}
+	return nil
 }
 
 // kindText says what a value of the type is in YAML.
