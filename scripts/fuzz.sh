@@ -64,7 +64,7 @@ failed=()
 while read -r package folder target; do
   printf '%-22s %-44s ' "$target" "${package#*/*/}"
   status=0
-  go test -run '^$' -fuzz "^$target\$" -fuzztime "$fuzztime" -fuzzminimizetime 2s -parallel "$parallel" \
+  go test -run '^$' -fuzz "^$target\$" -fuzztime "$fuzztime" -fuzzminimizetime 1s -parallel "$parallel" \
     "$package" >"$log" 2>&1 </dev/null || status=$?
   sed -nE 's/^fuzz: elapsed: .*, execs: ([0-9]+) .*, new interesting: ([0-9]+) \(total: ([0-9]+)\)$/\1 executions, \2 new inputs, \3 in all/p' "$log" |
     tail -n 1 | tr -d '\n'

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"math/big"
+	"net"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -55,6 +56,42 @@ func FuzzNextPage(f *testing.F) {
 		got := nextPage(http.Header{"Link": {link, `</api/v1/usage/loaded?` + query.Encode() + `>; rel="next"`}})
 		if len(want) == 0 && !strings.Contains(strings.ToLower(link), "next") && got.Get("Cursor") != cursor {
 			t.Fatalf("%q behind %q became %v", cursor, link, got)
+		}
+	})
+}
+
+// A base URL is refused, or every request goes to its origin below its path,
+// and in clear text only to this machine.
+func FuzzBaseURL(f *testing.F) {
+	for _, s := range []string{"https://usage.xsede-amie.org/api/v1_test", "https://h/", "https://h//a//", "HTTPS://H:443/%2e%2e/x?", "http://localhost:1", "http://127.0.0.1", "http://[::1]:80/a", "http://h", "https://u:s3cret@h/",
+		"https://h/?a=b", "https://h/#", "https://h:x/", "https:///a", "//h/a", "ftp://h", "http://localhost.example.org", "https://h/a%2Fb", "http://[::1%25eth0]/", "http://0x7f.1/", "https://h\\@e/"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		base, err := parseBaseURL(s, false)
+		if err != nil {
+			if strings.Contains(err.Error(), "s3cret") {
+				t.Fatal(err)
+			}
+			return
+		}
+		given, err := url.Parse(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := http.NewRequest("GET", base+"/usage/loaded?a=b", nil)
+		if err != nil {
+			t.Fatalf("%q became %q: %v", s, base, err)
+		}
+		if origin(r.URL) != origin(given) || r.URL.User != nil || r.URL.RawQuery != "a=b" || r.URL.Fragment != "" || !strings.HasSuffix(r.URL.Path, "/usage/loaded") ||
+			strings.TrimRight(given.Path, "/")+"/usage/loaded" != r.URL.Path {
+			t.Fatalf("%q became %q", s, r.URL)
+		}
+		if ip := net.ParseIP(r.URL.Hostname()); r.URL.Scheme != "https" && !strings.EqualFold(r.URL.Hostname(), "localhost") && (ip == nil || !ip.IsLoopback()) {
+			t.Fatalf("%q sends the key in clear text", s)
+		}
+		if again, err := parseBaseURL(base, false); err != nil || again != base {
+			t.Fatalf("%q became %q and then %q, %v", s, base, again, err)
 		}
 	})
 }

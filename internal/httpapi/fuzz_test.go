@@ -71,7 +71,7 @@ func FuzzSend(f *testing.F) {
 		usageType, records, err := amieusage.DecodeMessage(body)
 		if answer.status != 200 {
 			answer.problem(t, answer.status)
-			if after != before || err == nil && len(body) <= amieusage.MaxRequestBytes && !gzipped {
+			if after != before || err == nil && len(body) <= amieusage.MaxRequestBytes && len(records) <= 10_000 && !gzipped {
 				t.Fatalf("%d for %s; from %+v to %+v", answer.status, body, before, after)
 			}
 			return
