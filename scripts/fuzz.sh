@@ -38,18 +38,24 @@ seconds() {
   esac
 }
 
+# shape prints the kinds of the values in a file of inputs.
+shape() { sed 's/(.*//' "$1" | tr '\n' ' '; }
+
 # keep copies inputs that reached something new into testdata/fuzz, evenly taken
-# from the order in which they were found. What is there already stays.
+# from the order in which they were found. What is there already stays; what was
+# found for other parameters of the target is left out.
 keep() {
-  local found kept
+  local found kept newest file
   found="$(go env GOCACHE)/fuzz/$1/$3"
   kept="$2/testdata/fuzz/$3"
-  [ -d "$found" ] || return 0
+  newest=$(find "$found" -type f -printf '%T@ %p\n' 2>/dev/null | sort -n | tail -n 1 | cut -d ' ' -f 2-)
+  [ -n "$newest" ] || return 0
   mkdir -p "$kept"
   local room=$((kept_files - $(find "$kept" -type f | wc -l)))
   find "$found" -type f -size "-${kept_bytes}c" -printf '%T@ %p\n' | sort -n | cut -d ' ' -f 2- |
+    while read -r file; do if [ "$(shape "$file")" = "$(shape "$newest")" ]; then echo "$file"; fi; done |
     awk -v room="$room" '{ line[NR] = $0 }
-      END { for (i = 1; i <= NR; i++) if (int(i * room / NR) > int((i - 1) * room / NR)) print line[i] }' |
+      END { for (i = 1; i <= NR; i++) if (NR <= room || int(i * room / NR) > int((i - 1) * room / NR)) print line[i] }' |
     while read -r file; do cp -n "$file" "$kept/"; done
 }
 

@@ -17,6 +17,7 @@ func FuzzURL(f *testing.F) {
 			f.Add("amieusage", secret, rest)
 		}
 	}
+	f.Add("0", "@00%0000", "0")
 	f.Fuzz(func(t *testing.T, user, secret, rest string) {
 		raw := "postgres://" + user + ":" + secret + "@" + rest
 		secrets := []string{secret}
