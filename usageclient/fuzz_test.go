@@ -84,7 +84,7 @@ func FuzzBaseURL(f *testing.F) {
 			t.Fatalf("%q became %q: %v", s, base, err)
 		}
 		if origin(r.URL) != origin(given) || r.URL.User != nil || r.URL.RawQuery != "a=b" || r.URL.Fragment != "" || !strings.HasSuffix(r.URL.Path, "/usage/loaded") ||
-			strings.TrimRight(given.Path, "/")+"/usage/loaded" != r.URL.Path {
+			strings.TrimRight(given.EscapedPath(), "/")+"/usage/loaded" != r.URL.EscapedPath() {
 			t.Fatalf("%q became %q", s, r.URL)
 		}
 		if ip := net.ParseIP(r.URL.Hostname()); r.URL.Scheme != "https" && !strings.EqualFold(r.URL.Hostname(), "localhost") && (ip == nil || !ip.IsLoopback()) {

@@ -262,7 +262,7 @@ func (r *resourceFile) rule(file string) (siterules.Resource, error) {
 	for tres, rate := range r.Charge.PerHour {
 		d, _, err := apd.NewFromString(rate.text)
 		if err != nil {
-			return rule, rate.problem(file, "the rate of %s is not a decimal number: %q", tres, rate.text)
+			return rule, rate.near(r.Resource).problem(file, "the rate of %s is not a decimal number: %q", tres, rate.text)
 		}
 		rule.Charge.PerHour[tres] = d
 	}
