@@ -25,7 +25,7 @@ lint: ## gofmt, vet, staticcheck, and a tidy go.mod
 bench: ## measure, beside baselines; writes docs/BENCHMARKS.md
 	scripts/bench.sh
 
-fuzz: ## each fuzz target for FUZZTIME (default 30s)
+fuzz: ## each fuzz target for FUZZTIME (default 30s); KEEP=1 keeps what was found in testdata/fuzz
 	scripts/fuzz.sh
 
 soak: ## service and agent for SOAK (default 1h) at 2,000 records a second, with restarts; writes docs/SOAK.md and its plots

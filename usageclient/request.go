@@ -260,14 +260,18 @@ func origin(u *url.URL) originKey {
 }
 
 // parseRetryAfter reads a Retry-After header, in seconds or as a date; 0 where
-// there is none or it is past.
+// there is none or it is past, and a day where it is further away.
 func parseRetryAfter(s string) time.Duration {
-	if seconds, err := strconv.Atoi(s); err == nil {
-		const most = 24 * 60 * 60
-		return time.Duration(max(0, min(seconds, most))) * time.Second
+	const most = 24 * time.Hour
+	if s != "" && strings.Trim(s, "0123456789") == "" {
+		seconds, err := strconv.Atoi(s)
+		if err != nil || seconds > int(most/time.Second) {
+			return most
+		}
+		return time.Duration(seconds) * time.Second
 	}
 	if at, err := http.ParseTime(s); err == nil {
-		return max(0, time.Until(at))
+		return max(0, min(time.Until(at), most))
 	}
 	return 0
 }

@@ -282,7 +282,7 @@ func (r *resourceFile) rule(file string) (siterules.Resource, error) {
 	for tres, rate := range r.Charge.PerHour {
 		d, _, err := apd.NewFromString(rate.text)
 		if err != nil {
-			return rule, rate.problem(file, "the rate of %s is not a decimal number: %q", tres, rate.text)
+			return rule, rate.near(r.Resource).problem(file, "the rate of %s is not a decimal number: %q", tres, rate.text)
 		}
 		rule.Charge.PerHour[tres] = d
 	}
@@ -318,10 +318,23 @@ func duration(file, key string, s scalar, standard time.Duration) (time.Duration
 	return d, nil
 }
 
+// asConfigparser reads what Python's configparser, which amieclient's users read
+// their configuration with, reads: nothing behind a value is a comment, quotes
+// and backslashes are part of it, keys come in any letter case, and no section
+// is another's child.
+var asConfigparser = ini.LoadOptions{
+	IgnoreInlineComment:     true,
+	IgnoreContinuation:      true,
+	PreserveSurroundedQuote: true,
+	InsensitiveKeys:         true,
+	ChildSectionDelimiter:   "\n",
+}
+
 // parseINI reads one section of the configuration that amieclient's users
-// keep: site_name, api_key and usage_url.
+// keep: site_name, api_key and usage_url. What it does not state is taken from
+// the section DEFAULT.
 func parseINI(name, section string, data []byte) (*siteConfig, error) {
-	file, err := ini.Load(data)
+	file, err := ini.LoadSources(asConfigparser, data)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
@@ -341,15 +354,26 @@ func parseINI(name, section string, data []byte) (*siteConfig, error) {
 	c := &siteConfig{
 		file:        name,
 		section:     section,
-		site:        s.Key("site_name").String(),
-		key:         s.Key("api_key").String(),
-		usageURL:    s.Key("usage_url").String(),
 		state:       defaultState,
 		confirmWait: defaultConfirmWait,
 		lookback:    defaultLookback,
 		sacct:       "sacct",
 
 		requestTimeout: usageclient.DefaultTimeout,
+	}
+	for _, key := range []struct {
+		name  string
+		value *string
+	}{{"site_name", &c.site}, {"api_key", &c.key}, {"usage_url", &c.usageURL}} {
+		from := s
+		if !s.HasKey(key.name) {
+			from = file.Section(ini.DefaultSection)
+		}
+		value := from.Key(key.name).Value() // as it stands: two keys may refer to one another for ever
+		if strings.Contains(value, "%(") {
+			return nil, fmt.Errorf("%s: section %s: %s refers to another key with %%(…): state the value itself", name, section, key.name)
+		}
+		*key.value = strings.ReplaceAll(value, "%%", "%")
 	}
 	if c.site == "" {
 		return nil, fmt.Errorf("%s: section %s has no site_name", name, section)

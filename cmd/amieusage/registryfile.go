@@ -70,7 +70,10 @@ func parseRegistry(name string, data []byte) (*ledger.RegistrySpec, error) {
 			if project.Allocations != nil {
 				p.Allocations = []ledger.AllocationSpec{}
 			}
-			for _, a := range project.Allocations {
+			for k, a := range project.Allocations {
+				if a.Resource.line == 0 {
+					return nil, fmt.Errorf("%s: project %s: allocation %d has no resource", at, project.ID, k+1)
+				}
 				allocation, err := parseAllocation(name, a)
 				if err != nil {
 					return nil, err
@@ -98,28 +101,28 @@ func parseAllocation(file string, r registryAllocation) (a ledger.AllocationSpec
 	a.Resource = r.Resource.text
 	charge, err := amieusage.ParseCharge(r.Amount.text)
 	if err != nil {
-		return a, r.Amount.problem(file, "amount %w", err)
+		return a, r.Amount.near(r.Resource).problem(file, "amount %w", err)
 	}
 	if a.Amount, err = charge.Millionths(); err != nil {
-		return a, r.Amount.problem(file, "amount %w", err)
+		return a, r.Amount.near(r.Resource).problem(file, "amount %w", err)
 	}
 	if a.Amount < 0 {
-		return a, r.Amount.problem(file, "amount must not be negative")
+		return a, r.Amount.near(r.Resource).problem(file, "amount must not be negative")
 	}
 	if a.Start, err = amieusage.ParseTime(r.Start.text); err != nil {
-		return a, r.Start.problem(file, "start %w", err)
+		return a, r.Start.near(r.Resource).problem(file, "start %w", err)
 	}
 	if a.End, err = amieusage.ParseTime(r.End.text); err != nil {
-		return a, r.End.problem(file, "end %w", err)
+		return a, r.End.near(r.Resource).problem(file, "end %w", err)
 	}
 	if _, err := time.Parse(time.DateOnly, r.End.text); err == nil {
 		a.End = a.End.AddDate(0, 0, 1) // the last day is part of it
 	}
 	if !a.Start.Before(a.End) {
-		return a, r.End.problem(file, "end must not be before start")
+		return a, r.End.near(r.Resource).problem(file, "end must not be before start")
 	}
 	if a.Start.Year() < 1970 || a.End.Year() > 2200 {
-		return a, r.Start.problem(file, "an allocation lies between the years 1970 and 2199")
+		return a, r.Start.near(r.Resource).problem(file, "an allocation lies between the years 1970 and 2199")
 	}
 	return a, nil
 }

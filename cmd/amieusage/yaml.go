@@ -12,6 +12,8 @@ import (
 	"github.com/agnivade/levenshtein"
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/lexer"
+	"github.com/goccy/go-yaml/token"
 )
 
 // A scalar is the text of a single YAML value of any kind, so that a number
@@ -23,14 +25,15 @@ type scalar struct {
 
 // UnmarshalYAML takes the text as it stands.
 func (s *scalar) UnmarshalYAML(node ast.Node) error {
-	switch node.(type) {
-	case *ast.MappingNode, *ast.MappingValueNode, *ast.SequenceNode:
-		return &yaml.SyntaxError{Message: "must be a single value", Token: node.GetToken()}
-	}
 	token := node.GetToken()
 	*s = scalar{text: token.Value, line: token.Position.Line, column: token.Position.Column}
-	if _, null := node.(*ast.NullNode); null {
+	switch node := node.(type) {
+	case *ast.MappingNode, *ast.MappingValueNode, *ast.SequenceNode:
+		return &yaml.SyntaxError{Message: "must be a single value", Token: token}
+	case *ast.NullNode:
 		s.text = ""
+	case *ast.LiteralNode:
+		s.text = node.Value.Value
 	}
 	return nil
 }
@@ -42,6 +45,15 @@ func (s scalar) problem(file, format string, args ...any) error {
 		return fmt.Errorf("%s: %w", file, err)
 	}
 	return fmt.Errorf("%s:%d:%d: %w", file, s.line, s.column, err)
+}
+
+// near returns the value, with the place of another where it has none: a value
+// that is absent or null.
+func (s scalar) near(other scalar) scalar {
+	if s.line == 0 {
+		s.line, s.column = other.line, other.column
+	}
+	return s
 }
 
 // placeOf returns the place of what the path names in a YAML file.
@@ -64,6 +76,9 @@ func placeOf(data []byte, path string) (s scalar) {
 // decodeYAML reads a YAML file into v, strictly. Errors name file, line and
 // column, and for an unknown key the nearest right one.
 func decodeYAML(name string, data []byte, v any) error {
+	if problem, at := unreadYAML(data); problem != "" {
+		return fmt.Errorf("%s:%d:%d: %s", name, at.Line, at.Column, problem)
+	}
 	err := yaml.UnmarshalWithOptions(data, v, yaml.Strict())
 	if err == nil {
 		return nil
@@ -82,6 +97,28 @@ func decodeYAML(name string, data []byte, v any) error {
 		problem = "must be " + nodeText(e.Expected)
 	}
 	return fmt.Errorf("%s:%d:%d: %s", name, at.Line, at.Column, problem)
+}
+
+// unreadYAML finds what is YAML and would not be read as it is meant: what
+// stands behind the first document, and tags. The problem is empty where there
+// is nothing of the kind.
+func unreadYAML(data []byte) (problem string, at *token.Position) {
+	begun, ended := false, false
+	for _, t := range lexer.Tokenize(string(data)) {
+		switch t.Type {
+		case token.TagType:
+			return "a tag such as !!str: state the value without it", t.Position
+		case token.DocumentHeaderType, token.DocumentEndType:
+			ended = begun
+		case token.CommentType, token.DirectiveType:
+		default:
+			if ended {
+				return "a second document: state all of it in one", t.Position
+			}
+			begun = true
+		}
+	}
+	return "", nil
 }
 
 // kindText says what a value of the type is in YAML.

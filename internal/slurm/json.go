@@ -230,10 +230,17 @@ func (d *jsonReader) text(field string) (string, error) {
 	return "", d.wrong(field, "text")
 }
 
-// number is a JSON number, or its absence.
+// number is a JSON number, or its absence, which has the value 0.
 type number struct {
 	value int64
 	set   bool
+}
+
+func numberOf(value int64, set bool) number {
+	if !set {
+		return number{}
+	}
+	return number{value, true}
 }
 
 // number reads a whole number, plain or as {"set": true, "infinite": false, "number": 8}. null, what is not set and what is
@@ -249,7 +256,7 @@ func (d *jsonReader) number(field string) (n number, err error) {
 		}
 		text := token.String()
 		if v, err := strconv.ParseInt(text, 10, 64); err == nil {
-			return number{v, v >= 0}, nil
+			return numberOf(v, v >= 0), nil
 		}
 		if _, err := strconv.ParseUint(text, 10, 64); err == nil {
 			return n, nil
@@ -271,8 +278,7 @@ func (d *jsonReader) number(field string) (n number, err error) {
 			}
 			return err
 		})
-		n.set = n.set && set && !infinite
-		return n, err
+		return numberOf(n.value, n.set && set && !infinite), err
 	}
 	return n, d.wrong(field, "a number")
 }

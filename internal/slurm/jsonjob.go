@@ -221,8 +221,7 @@ func (d *jsonReader) readOneTRES(field string) (t batch.TRES, set bool, err erro
 // number32 reads a number of which the largest two values of 32 bits say that it is not set.
 func (d *jsonReader) number32(field string) (number, error) {
 	n, err := d.number(field)
-	n.set = n.set && n.value < math.MaxUint32-1
-	return n, err
+	return numberOf(n.value, n.set && n.value < math.MaxUint32-1), err
 }
 
 // fill makes the job. It shares its list of TRES with j.

@@ -1,12 +1,7 @@
 package slurm_test
 
 import (
-	"bytes"
-	"context"
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -94,79 +89,5 @@ func TestWrittenJobsAreReadBack(t *testing.T) {
 				rt.Fatalf("wrote %+v\nread  %+v", want[i], got.jobs[i])
 			}
 		}
-	})
-}
-
-// checkAccounts reads anything at all: nothing panics, each job has an id, and every row is accounted for.
-func checkAccounts(t *testing.T, data []byte, opts slurm.Options) slurm.Stats {
-	reader := slurm.NewReader(bytes.NewReader(data), "fuzz", opts)
-	var jobs, bad int64
-	var final error
-	for job, err := range reader.Jobs(context.Background()) {
-		var row *batch.RowError
-		switch {
-		case final != nil:
-			t.Fatalf("something was yielded after the final error %v", final)
-		case errors.As(err, &row):
-			bad++
-			if row.Problem == "" || row.Place.File != "fuzz" {
-				t.Fatalf("a row error without problem or place: %#v", row)
-			}
-		case err != nil:
-			final = err
-		default:
-			jobs++
-			if job.ID == "" || job.DisplayID == "" || len(job.Name) > 4096 || job.ElapsedSeconds < 0 || job.Nodes < 0 || job.CPUs < 0 {
-				t.Fatalf("got %+v", job)
-			}
-		}
-	}
-	stats := reader.Stats()
-	if accounted := jobs + stats.Steps + bad; stats.Bad != bad || stats.Rows != accounted && final == nil || stats.Rows-accounted > 1 {
-		t.Fatalf("%d jobs, %d bad, %+v", jobs, bad, stats)
-	}
-	return stats
-}
-
-func FuzzText(f *testing.F) {
-	paths, err := filepath.Glob(fixtures + "*.psv")
-	if err != nil || len(paths) == 0 {
-		f.Fatal("no fixtures", err)
-	}
-	for _, path := range paths {
-		data, err := os.ReadFile(path)
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(data[:min(len(data), 900)])
-	}
-	f.Add([]byte(dump(line("JobName", "two\nlines"), line("JobID", "3_7"), "cut|row")))
-	f.Add([]byte("JobName|JobIDRaw|User|Account|Partition|State|Submit|Start|End|Elapsed|NNodes|NCPUS|\na\nb|1|u|a|p|S|1|2|3|00:00:01|1|1|\n"))
-	zone := newYork(f)
-	f.Fuzz(func(t *testing.T, data []byte) {
-		checkAccounts(t, data, slurm.Options{})
-		checkAccounts(t, data, slurm.Options{Zone: zone})
-		// Below a header that is right, every line is a row, or part of one, or blank, or that header again.
-		if !bytes.Contains(data, []byte("\r")) && len(data) < 1<<16 {
-			stats := checkAccounts(t, append([]byte(columns+"\n"), data...), slurm.Options{Zone: zone})
-			var full int64
-			for row := range bytes.Lines(data) {
-				if bytes.Count(row, []byte("|")) >= strings.Count(columns, "|") && strings.TrimSuffix(string(row), "\n") != columns {
-					full++
-				}
-			}
-			if stats.Rows < full {
-				t.Fatalf("%d lines are rows, and %d were read", full, stats.Rows)
-			}
-		}
-	})
-}
-
-func FuzzJSON(f *testing.F) {
-	f.Add([]byte(jobsJSON(jobJSON(""), changedJSON(map[string]string{"time": "[]"}, ""))))
-	f.Add([]byte(jobsJSON(changedJSON(map[string]string{"job_id": `{"set": true, "infinite": false, "number": 8}`, "array": `{"job_id": 3, "task_id": 7}`}, ""))))
-	f.Add([]byte(`{"jobs": [{"job_id": 1, "state": {"current": ["PENDING", "REQUEUED"]}, "time": {"elapsed": 1}}], "errors": [{"description": "x"}]}`))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		checkAccounts(t, append([]byte("{"), bytes.TrimPrefix(data, []byte("{"))...), slurm.Options{})
 	})
 }
