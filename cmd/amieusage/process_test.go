@@ -106,7 +106,9 @@ func (s *killedService) start(t *testing.T) {
 		line, err := lines.ReadString('\n')
 		said.WriteString(line)
 		if m := address.FindStringSubmatch(line); m != nil {
-			s.url = m[1]
+			if s.url != m[1] { // clients read it, where it stays the same
+				s.url = m[1]
+			}
 			s.follow(lines)
 			return
 		}

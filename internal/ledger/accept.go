@@ -3,6 +3,7 @@ package ledger
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/amieusage/amieusage"
 )
@@ -74,4 +75,18 @@ var ErrQueueFull = &amieusage.Error{
 	Code:    amieusage.CodeTooManyRequests,
 	Message: "too many records of this site are waiting to be loaded",
 	Hint:    "send again later",
+}
+
+// Awaited returns an error when nobody waits any more for what a context is of:
+// when it has ended, and also when its deadline is over and the process was
+// stopped meanwhile, and its timers were, too.
+//
+// A store asks at the end of Accept, while it holds what lets no other batch of
+// the site in: who has given up waiting may have sent the batch again, and
+// something newer behind it, which this one must not replace.
+func Awaited(ctx context.Context) error {
+	if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {
+		return context.DeadlineExceeded
+	}
+	return ctx.Err()
 }

@@ -113,7 +113,9 @@ type Store interface {
 
 	// Accept stores the batch, and returns when it is on stable storage. It is
 	// refused with amieusage.CodeTooManyRequests, and nothing is stored, where
-	// the site has maxQueued or more records queued.
+	// the site has maxQueued or more records queued; and, with the context's
+	// error, where nobody waits for it any more when it is about to be committed
+	// (see [Awaited]).
 	Accept(ctx context.Context, batch *Batch, maxQueued int64) error
 	// Load loads the oldest queued batches of one site, of about maxRecords
 	// records, in one transaction: judge decides, Load applies, and registers

@@ -3,7 +3,6 @@ package postgres_test
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -294,34 +293,5 @@ func TestTimeouts(t *testing.T) {
 	after := queried[string](t, url+"&application_name=amieusage&default_query_exec_mode=exec", session)
 	if before != after {
 		t.Errorf("the session had\n%s\nand has\n%s", before, after)
-	}
-}
-
-// TestOverdue has a change end behind its deadline: it is taken back.
-func TestOverdue(t *testing.T) {
-	t.Parallel()
-	url := pgtest.Database(t)
-	l := opened(t, url, brief)
-	c := serve(t, l, "PSC")
-	for _, late := range []bool{true, false} {
-		wait := time.Hour
-		if late {
-			wait = 50 * time.Millisecond
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), wait)
-		err := l.Write(ctx, func(tx pgx.Tx) error {
-			if late {
-				<-ctx.Done()
-			}
-			_, err := tx.Exec(context.Background(), `UPDATE acceptance SET accepted = accepted + 1 WHERE site_id = $1`, int64(c.who.Site))
-			return err
-		})
-		cancel()
-		if errors.Is(err, context.DeadlineExceeded) != late || !late && err != nil {
-			t.Errorf("late: %v: %v", late, err)
-		}
-		if counts, err := l.Counts(context.Background(), c.who.Site); err != nil || counts.Accepted > 0 == late {
-			t.Errorf("late: %v: %+v, %v", late, counts, err)
-		}
 	}
 }

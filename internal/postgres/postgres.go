@@ -115,19 +115,12 @@ func hostOf(host string, port uint16) string {
 
 // write runs f in one transaction, and returns nil only when it is committed. A
 // context that ends before the transaction begins ends the wait for a
-// connection; once begun, a transaction is not interrupted by it. It is taken
-// back at its end if the context's deadline is over then: who wanted it may have
-// sent it again, and something newer behind it. What names the transaction for
-// [failpoint.Hit].
+// connection; once begun, a transaction is not interrupted by it. What names
+// the transaction for [failpoint.Hit].
 func (db *database) write(ctx context.Context, what string, f func(ctx context.Context, tx pgx.Tx) error) error {
-	deadline, wanted := ctx.Deadline()
 	err := db.transaction(ctx, db.beginWrite, func(ctx context.Context, tx pgx.Tx) error {
 		if err := f(ctx, tx); err != nil {
 			return err
-		}
-		// Also where the process was stopped meanwhile, and its timers were, too.
-		if wanted && !time.Now().Before(deadline) {
-			return context.DeadlineExceeded
 		}
 		failpoint.Hit(what, "before commit")
 		return nil

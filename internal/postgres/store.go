@@ -74,6 +74,7 @@ func (l *Ledger) Accept(ctx context.Context, b *ledger.Batch, maxQueued int64) e
 	}
 	n := int64(len(b.Records))
 	var batch, loaded int64
+	request := ctx
 	err = l.db.write(ctx, "accept", func(ctx context.Context, tx pgx.Tx) error {
 		// The row is held until the commit: batches of a site are numbered in
 		// order of their commits, without a gap.
@@ -96,7 +97,10 @@ func (l *Ledger) Accept(ctx context.Context, b *ledger.Batch, maxQueued int64) e
 		stored.Queue(`SELECT batch_id FROM loading WHERE site_id = $1`, int64(b.Site)).QueryRow(func(row pgx.Row) error {
 			return row.Scan(&loaded)
 		})
-		return tx.SendBatch(ctx, stored).Close()
+		if err := tx.SendBatch(ctx, stored).Close(); err != nil {
+			return err
+		}
+		return ledger.Awaited(request)
 	})
 	if !errors.Is(err, ledger.ErrQueueFull) {
 		l.turns.add(b.Site) // also where it is not known whether it was committed

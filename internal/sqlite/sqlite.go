@@ -156,10 +156,8 @@ func (db *database) close() error {
 
 // write runs f in one transaction, and returns nil only when it is on stable
 // storage. A context that ends before the transaction begins ends the wait for
-// the writer; once begun, a transaction is not interrupted. It is taken back at
-// its end if the context's deadline is over then: who wanted it may have sent it
-// again, and something newer behind it. What names the transaction for
-// [failpoint.Hit].
+// the writer; once begun, a transaction is not interrupted. What names the
+// transaction for [failpoint.Hit].
 func (db *database) write(ctx context.Context, what string, f func(conn *sqlite.Conn) error) (err error) {
 	var conn *sqlite.Conn
 	select {
@@ -188,18 +186,8 @@ func (db *database) write(ctx context.Context, what string, f func(conn *sqlite.
 	if err := f(conn); err != nil {
 		return err
 	}
-	if overdue(ctx) {
-		return context.DeadlineExceeded
-	}
 	failpoint.Hit(what, "before commit")
 	return nil
-}
-
-// overdue reports whether the time is over in which a change was wanted, also
-// where the process was stopped meanwhile and its timers were, too.
-func overdue(ctx context.Context) bool {
-	deadline, ok := ctx.Deadline()
-	return ok && !time.Now().Before(deadline)
 }
 
 // read runs f in one snapshot of the file.

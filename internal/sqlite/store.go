@@ -68,9 +68,13 @@ func (l *Ledger) Accept(ctx context.Context, b *ledger.Batch, maxQueued int64) e
 			return err
 		}
 		b.ID = conn.LastInsertRowID()
-		return sqlitex.Execute(conn, `
+		err = sqlitex.Execute(conn, `
 			UPDATE sites SET accepted = accepted + ?1, queued = queued + ?1 WHERE site_id = ?2`,
 			&sqlitex.ExecOptions{Args: []any{n, int64(b.Site)}})
+		if err != nil {
+			return err
+		}
+		return ledger.Awaited(ctx)
 	})
 }
 

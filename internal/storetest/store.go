@@ -55,6 +55,7 @@ func TestStore(t *testing.T, open func(t *testing.T) (replica func() ledger.Stor
 		"Walls":                testWalls,
 		"TimesOutOfRange":      testTimesOutOfRange,
 		"EndedContext":         testEndedContext,
+		"AcceptTooLate":        testAcceptTooLate,
 		"LoadedTimeNeverFalls": testLoadedTimeNeverFalls,
 		"Nothing":              testNothing,
 		"QueryEdges":           testQueryEdges,

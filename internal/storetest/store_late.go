@@ -1,0 +1,29 @@
+package storetest
+
+import (
+	"context"
+	"errors"
+	"math"
+	"time"
+)
+
+// A lateContext is that of a request whose deadline is over, in a process that
+// was stopped until now: no timer has ended it yet.
+type lateContext struct{ context.Context }
+
+func (lateContext) Deadline() (time.Time, bool) { return time.Now().Add(-time.Second), true }
+
+// testAcceptTooLate accepts what nobody waits for any more: it may have been
+// sent again, and something newer behind it.
+func testAcceptTooLate(m *storeModel) {
+	s := m.site("PSC")
+	m.send(s, job("1", "2"))
+	before := m.view(s)
+	for _, store := range m.stores {
+		err := store.Accept(lateContext{context.Background()}, m.batch(s, job("1", "1")), math.MaxInt64)
+		if !errors.Is(err, context.DeadlineExceeded) {
+			m.t.Errorf("error %v, want that the deadline is over", err)
+		}
+	}
+	m.equal("what is there", before, m.view(s))
+}
