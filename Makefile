@@ -14,6 +14,7 @@ test: ## every test, with the race detector; installs what is missing
 	CGO_ENABLED=1 go test -race -timeout 20m ./...
 
 crash: ## kill 300 processes on each engine, fill disks, step clocks: nothing lost, nothing doubled; CRASH_SEED=N replays
+	go test -tags failpoint ./internal/failpoint
 	go test -v -count=1 -timeout 3h -run '^(TestCrash|TestFault)' ./cmd/amieusage -kills 300 -stopped 60s -crash-seed $(or $(CRASH_SEED),0)
 
 lint: ## gofmt, vet, staticcheck, and a tidy go.mod
