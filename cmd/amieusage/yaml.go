@@ -100,12 +100,24 @@ func decodeYAML(name string, data []byte, v any) error {
 }
 
 // unreadYAML finds what is YAML and would not be read as it is meant: what
-// stands behind the first document, and tags. The problem is empty where there
-// is nothing of the kind.
+// stands behind the first document, tags, and aliases of nothing. The problem is
+// empty where there is nothing of the kind.
 func unreadYAML(data []byte) (problem string, at *token.Position) {
 	begun, ended := false, false
-	for _, t := range lexer.Tokenize(string(data)) {
+	anchors := map[string]bool{}
+	tokens := lexer.Tokenize(string(data))
+	for i, t := range tokens {
+		name := ""
+		if i+1 < len(tokens) {
+			name = tokens[i+1].Value
+		}
 		switch t.Type {
+		case token.AnchorType:
+			anchors[name] = true
+		case token.AliasType:
+			if !anchors[name] {
+				return fmt.Sprintf("there is no anchor %q before it", name), t.Position
+			}
 		case token.TagType:
 			return "a tag such as !!str: state the value without it", t.Position
 		case token.DocumentHeaderType, token.DocumentEndType:
