@@ -3,7 +3,6 @@ package agent_test
 import (
 	"bytes"
 	"context"
-	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -17,6 +16,7 @@ import (
 	"github.com/amieusage/amieusage"
 	"github.com/amieusage/amieusage/internal/ledger"
 	"github.com/amieusage/amieusage/internal/outbox"
+	"github.com/amieusage/amieusage/internal/storetest"
 	"github.com/amieusage/amieusage/usageclient"
 )
 
@@ -117,17 +117,7 @@ func TestModel(t *testing.T) {
 	site := service.site(t, usageclient.WithMaxRequestRecords(2), usageclient.WithRetry(usageclient.RetryPolicy{
 		MaxAttempts: 2, FirstDelay: time.Nanosecond, MaxDelay: time.Nanosecond,
 	}))
-	most, check, failed := 30, 0, false
-	flag.Visit(func(f *flag.Flag) {
-		if f.Name == "rapid.checks" {
-			most = 0
-		}
-	})
-	rapid.Check(t, func(rt *rapid.T) {
-		if check++; most > 0 && check > most && !failed {
-			return
-		}
-		defer func() { failed = failed || rt.Failed() }()
+	storetest.CheckModel(t, 30, func(rt *rapid.T, check int) {
 		m := &modelSite{site: site, t: t, service: service, way: w, newest: map[amieusage.Identity]amieusage.Record{}, check: check}
 		rt.Repeat(map[string]func(*rapid.T){
 			"read":     m.read,

@@ -36,7 +36,7 @@ var (
 // what it covers.
 func testQueueModel(t *testing.T, open OpenQueue) {
 	parent := t.TempDir()
-	checkModel(t, 100, func(rt *rapid.T, _ int) {
+	CheckModel(t, 100, func(rt *rapid.T, _ int) {
 		dir, err := os.MkdirTemp(parent, "")
 		if err != nil {
 			rt.Fatal(err)

@@ -399,7 +399,7 @@ func testArchiveConcurrent(m *archiveModel) {
 func testArchiveModel(t *testing.T, open func() ledger.Store) {
 	stores := []ledger.Store{open(), open()}
 	now := storeEpoch
-	checkModel(t, 30, func(rt *rapid.T, check int) {
+	CheckModel(t, 30, func(rt *rapid.T, check int) {
 		folder, err := os.MkdirTemp(t.TempDir(), "")
 		if err != nil {
 			rt.Fatal(err)

@@ -29,7 +29,7 @@ type call func(ctx context.Context, api API) error
 // be seen must be the same.
 func testStoreClients(t *testing.T, open func() ledger.Store, serve Serve) {
 	stores := []ledger.Store{open(), open(), open()}
-	checkModel(t, 100, func(rt *rapid.T, check int) {
+	CheckModel(t, 100, func(rt *rapid.T, check int) {
 		m, log := newRapidModel(rt, check, stores, serve)
 		m.coarse, m.maxQueued = true, 0
 		for range rapid.IntRange(1, 2).Draw(rt, "rounds") {

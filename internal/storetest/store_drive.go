@@ -198,7 +198,7 @@ func (m *storeModel) judgeItems(s *modelSite, t amieusage.UsageType, items []jso
 	for _, raw := range items {
 		r, err := amieusage.CheckRecord(t, raw)
 		if err == nil && m.policy == ledger.Strict && !s.resources[r.Common().Resource] {
-			err = errors.New("Resource is not a resource of this site")
+			err = &amieusage.ValidationError{Fields: []amieusage.FieldError{{Field: "Resource", Problem: "is not a resource of this site"}}}
 		}
 		if err != nil {
 			answer.FailedRecords = append(answer.FailedRecords,

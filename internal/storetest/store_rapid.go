@@ -16,10 +16,10 @@ import (
 	"github.com/amieusage/amieusage/internal/ledger"
 )
 
-// checkModel runs a property on as many cases as -rapid.checks asks for or,
+// CheckModel runs a property on as many cases as -rapid.checks asks for or,
 // where nothing is asked for, on at most so many; on few with the race detector.
-// A case that has failed is looked for by smaller ones without a limit.
-func checkModel(t *testing.T, most int, property func(rt *rapid.T, check int)) {
+// Once a case has failed, rapid may look for smaller ones without a limit.
+func CheckModel(t *testing.T, most int, property func(rt *rapid.T, check int)) {
 	most = min(most, maxChecks)
 	flag.Visit(func(f *flag.Flag) {
 		if f.Name == "rapid.checks" {
@@ -61,7 +61,7 @@ func newRapidModel(rt *rapid.T, check int, stores []ledger.Store, serve Serve) (
 // and no site sees what is another's.
 func testStoreModel(t *testing.T, open func() ledger.Store, serve Serve) {
 	stores := []ledger.Store{open(), open()}
-	checkModel(t, 100, func(rt *rapid.T, check int) {
+	CheckModel(t, 100, func(rt *rapid.T, check int) {
 		m, _ := newRapidModel(rt, check, stores, serve)
 		steps := map[string]func(s *modelSite){
 			"send":          func(s *modelSite) { m.sendSome(s, m.someItems) },
