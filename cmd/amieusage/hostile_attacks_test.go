@@ -171,15 +171,16 @@ func attackByCompression(t *testing.T, s *attacked, client *http.Client) {
 
 func attackByDepth(t *testing.T, s *attacked, client *http.Client) {
 	nest := func(open, close string, n int) string { return strings.Repeat(open, n) + strings.Repeat(close, n) }
+	bodies := map[string]int{
+		strings.Repeat("[", 10<<20):                                        413,
+		strings.Repeat("[", 1<<20):                                         400,
+		messageJSON(strings.Repeat("[", 1<<19)):                            400,
+		messageJSON(nest(`{"a":`, `}`, 100_000)):                           400,
+		messageJSON(computeJSON("alice", "x", "") + nest("[", "]", 9_000)): 400,
+	}
 	s.withstand(t, func() {
 		everyOne(24, 8, func(i int) {
-			for body, status := range map[string]int{
-				strings.Repeat("[", 10<<20):                                        413,
-				strings.Repeat("[", 1<<20):                                         400,
-				messageJSON(strings.Repeat("[", 1<<19)):                            400,
-				messageJSON(nest(`{"a":`, `}`, 100_000)):                           400,
-				messageJSON(computeJSON("alice", "x", "") + nest("[", "]", 9_000)): 400,
-			} {
+			for body, status := range bodies {
 				s.ask(t, client, "POST", "/api/v1/usage/", strings.NewReader(body)).problem(t, body[:min(len(body), 60)], status)
 			}
 		})
@@ -196,11 +197,12 @@ func attackByTinyRecords(t *testing.T, s *attacked, client *http.Client) {
 	records := func(record string, n int) string {
 		return messageJSON(strings.Repeat(record+",", n-1) + record)
 	}
+	most, tooMany, allowed := records("0", 500_000), records("{}", 10_001), records("{}", 10_000)
 	s.withstand(t, func() {
 		everyOne(16, 8, func(int) {
-			s.ask(t, client, "POST", "/api/v1/usage/", strings.NewReader(records("0", 500_000))).problem(t, "half a million", 413)
-			s.ask(t, client, "POST", "/api/v1/usage/", strings.NewReader(records("{}", 10_001))).problem(t, "one too many", 413)
-			got := s.ask(t, client, "POST", "/api/v1/usage/", strings.NewReader(records("{}", 10_000)))
+			s.ask(t, client, "POST", "/api/v1/usage/", strings.NewReader(most)).problem(t, "half a million", 413)
+			s.ask(t, client, "POST", "/api/v1/usage/", strings.NewReader(tooMany)).problem(t, "one too many", 413)
+			got := s.ask(t, client, "POST", "/api/v1/usage/", strings.NewReader(allowed))
 			if got.status != 200 || !strings.Contains(got.body, `"0 records have been queued`) || !strings.Contains(got.body, "Username is required") {
 				t.Errorf("10,000 bad records: %d %.300s", got.status, got.body)
 			}

@@ -84,12 +84,12 @@ func newAttacked(t *testing.T) *attacked {
 	return s
 }
 
-// attackedRegistry is what the service knows. The attacker's only user is
-// alice.
+// attackedRegistry is what the service knows. The attacker's users are
+// alice and one whose name a spreadsheet would run.
 const attackedRegistry = `sites:
   - name: PSC
     resources: [{name: rm}]
-    projects: [{id: p, users: [alice], allocations: [{resource: rm, amount: 1000000000, start: 2020-01-01, end: 2030-01-01}]}]
+    projects: [{id: p, users: [alice, "=1+1"], allocations: [{resource: rm, amount: 1000000000, start: 2020-01-01, end: 2030-01-01}]}]
   - name: SDSC
     resources: [{name: rm}]
     projects: [{id: p, users: [bob], allocations: [{resource: rm, amount: 1000000000, start: 2020-01-01, end: 2030-01-01}]}]

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"text/tabwriter"
+	"unicode"
 
 	"github.com/spf13/cobra"
 )
@@ -71,10 +72,11 @@ func (p *program) printJSON(value any) error {
 }
 
 // printable keeps what comes from outside from breaking a table, or a
-// terminal: control characters become spaces.
+// terminal: what controls it, ends a line or turns the direction of the text
+// becomes a space.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+		if unicode.In(r, unicode.Cc, unicode.Zl, unicode.Zp, unicode.Bidi_Control) {
 			return ' '
 		}
 		return r

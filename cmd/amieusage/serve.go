@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -104,12 +105,7 @@ func (p *program) serve(ctx context.Context, o *serveOptions) error {
 	if o.maxConnections < 1 {
 		return usageError("--max-connections must be 1 or more")
 	}
-	// A processor too few makes every site wait while one keeps the service
-	// busy: the network is looked at when a processor is free. More of them
-	// leave it to the system, which shares by need.
-	if os.Getenv("GOMAXPROCS") == "" {
-		runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), httpapi.SiteWorkers+2))
-	}
+	tuneRuntime()
 	tlsConfig, err := p.serverTLS(o, log)
 	if err != nil {
 		return err
@@ -168,6 +164,23 @@ func (p *program) serve(ctx context.Context, o *serveOptions) error {
 		return err
 	}
 	return loadRest(service, log)
+}
+
+// memoryLimit is from where on the service rather spends time on collecting
+// garbage than memory on keeping it.
+const memoryLimit = 192 << 20
+
+// tuneRuntime sets what the environment does not set.
+func tuneRuntime() {
+	// While one site keeps all processors of the runtime busy, the network is
+	// not looked at for others. With more of them than there are cores, the
+	// system decides who goes on, and shares by need.
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), httpapi.SiteWorkers+2))
+	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(memoryLimit)
+	}
 }
 
 // A listener is a store that hears what its other replicas accept.

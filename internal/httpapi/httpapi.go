@@ -278,15 +278,18 @@ func (h *Handler) authenticate(x *exchange) (err error) {
 	return errGuessing
 }
 
-// oneByOne serves an endpoint to one of a site's requests at a time. The answer
-// is written outside of it: a client that reads slowly takes nobody's turn.
-func (h *Handler) oneByOne(e endpoint) endpoint {
-	return h.guarded(func(x *exchange) (a *answer, err error) {
-		err = inTurn(x.Context(), x.share.others, func() error {
-			a, err = e(x)
-			return err
-		})
-		return a, err
+// reading serves an endpoint to few of a site's requests at a time.
+func (h *Handler) reading(e endpoint) endpoint {
+	return h.guarded(func(x *exchange) (*answer, error) {
+		if err := take(x.Context(), x.share.readers); err != nil {
+			return nil, err
+		}
+		leave := x.leave
+		x.leave = func() {
+			<-x.share.readers
+			leave()
+		}
+		return e(x)
 	})
 }
 

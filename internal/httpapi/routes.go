@@ -28,12 +28,12 @@ func (h *Handler) table() []route {
 		{Prefix + "/usage", "records are sent with POST; what became of them is at usage/status, usage/failed and usage/loaded",
 			map[string]endpoint{http.MethodPost: h.guarded(h.send)}},
 		{Prefix + "/usage/failed", "failed records are cleared by their ids, as in DELETE " + Prefix + "/usage/failed/17,18",
-			map[string]endpoint{http.MethodGet: h.oneByOne(h.failed)}},
+			map[string]endpoint{http.MethodGet: h.reading(h.failed)}},
 		{Prefix + "/usage/failed/{ids}", "the failed records themselves are at usage/failed",
-			map[string]endpoint{http.MethodDelete: h.oneByOne(h.clear)}},
-		{Prefix + "/usage/status", "", map[string]endpoint{http.MethodGet: h.oneByOne(h.status)}},
-		{Prefix + "/usage/loaded", "", map[string]endpoint{http.MethodGet: h.oneByOne(h.loaded)}},
-		{Prefix + "/usage/summary", "", map[string]endpoint{http.MethodGet: h.oneByOne(h.summary)}},
+			map[string]endpoint{http.MethodDelete: h.reading(h.clear)}},
+		{Prefix + "/usage/status", "", map[string]endpoint{http.MethodGet: h.reading(h.status)}},
+		{Prefix + "/usage/loaded", "", map[string]endpoint{http.MethodGet: h.reading(h.loaded)}},
+		{Prefix + "/usage/summary", "", map[string]endpoint{http.MethodGet: h.reading(h.summary)}},
 	}
 }
 

@@ -29,18 +29,17 @@ func (h *Handler) send(x *exchange) (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	var a *answer
-	err = inTurn(x.Context(), x.share.sends, func() error {
-		response, err := h.service.Accept(x.Context(), x.who, x.resources, message)
-		if err != nil {
-			return err
-		}
-		x.noted = append(x.noted,
-			slog.String("outcome", response.Message), slog.Int("refused", len(response.FailedRecords)))
-		a, err = jsonAnswer(response)
-		return err
-	})
-	return a, err
+	if err := take(x.Context(), x.share.senders); err != nil {
+		return nil, err
+	}
+	defer func() { <-x.share.senders }()
+	response, err := h.service.Accept(x.Context(), x.who, x.resources, message)
+	if err != nil {
+		return nil, err
+	}
+	x.noted = append(x.noted,
+		slog.String("outcome", response.Message), slog.Int("refused", len(response.FailedRecords)))
+	return jsonAnswer(response)
 }
 
 // checkContentType accepts JSON, and no type at all.

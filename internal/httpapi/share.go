@@ -16,9 +16,11 @@ const (
 	// and answers are held in memory.
 	siteRequests = 8
 	// SiteWorkers is the number of its sends that are worked on: one computes
-	// while another is stored. Of its other requests it is one: an answer takes
-	// several times its length while it is made.
+	// while another is stored.
 	SiteWorkers = 3
+	// siteReaders is the number of its other requests that are worked on or
+	// whose answers are being read: these can be long.
+	siteReaders = 2
 	// siteWait is how long a request waits for a place among them.
 	siteWait = 10 * time.Second
 )
@@ -34,7 +36,7 @@ var errSiteBusy = &refusal{
 
 // A share is what one site uses: each channel holds one element for each
 // request.
-type share struct{ requests, sends, others chan struct{} }
+type share struct{ requests, senders, readers chan struct{} }
 
 // shares are those of all sites that have ever asked.
 type shares struct {
@@ -47,7 +49,7 @@ func (s *shares) share(site ledger.SiteID) *share {
 	defer s.mu.Unlock()
 	one := s.of[site]
 	if one == nil {
-		one = &share{make(chan struct{}, siteRequests), make(chan struct{}, SiteWorkers), make(chan struct{}, 1)}
+		one = &share{make(chan struct{}, siteRequests), make(chan struct{}, SiteWorkers), make(chan struct{}, siteReaders)}
 		s.of[site] = one
 	}
 	return one
@@ -74,13 +76,12 @@ func (s *share) enter(ctx context.Context) error {
 
 func (s *share) leave() { <-s.requests }
 
-// inTurn calls f when there is a place among the workers.
-func inTurn(ctx context.Context, workers chan struct{}, f func() error) error {
+// take takes a place among the workers, which is given back by receiving.
+func take(ctx context.Context, workers chan struct{}) error {
 	select {
 	case workers <- struct{}{}:
+		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	defer func() { <-workers }()
-	return f()
 }
