@@ -58,11 +58,11 @@ type FailedRow struct {
 
 // Limits of what is held in memory at once.
 const (
-	verifyPageRecords = 4 * loadRecords
-	verifyPageBytes   = 8 << 20
+	verifyPageRecords = 8_000
+	verifyPageBytes   = 4 << 20
 	verifyDigests     = 4_000 // of replaced revisions
 	verifyUnproven    = 100_000
-	verifyLookUp      = 4_000
+	verifyLookUp      = 2_000
 )
 
 // A contentsPass holds the rows of one site against its accepted contents.
