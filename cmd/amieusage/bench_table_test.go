@@ -201,6 +201,9 @@ func (r results) replicas() string {
 		}
 		for _, work := range []string{"accept", "load", "correct"} {
 			name := "Replicas/" + work + "/" + on
+			if r[name] == nil {
+				continue // of a short run
+			}
 			fmt.Fprintf(&b, "| %s | %s | %s | %s", work, on, cell(r.of(name, "/s"), "%.0f"), r.ratio(name, floor))
 			for _, unit := range []string{"own-cores", "db-cores"} {
 				fmt.Fprintf(&b, " | %.2f", median(r.of(name, unit)))
