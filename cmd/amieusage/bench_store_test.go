@@ -90,7 +90,7 @@ func addSites(b *testing.B, r *replica) map[string]string {
 
 const (
 	benchMessage = 1_000   // records
-	benchRecords = 400_000 // of each run
+	benchRecords = 200_000 // of each run
 )
 
 // acceptOverHTTP sends records from four sites at once, spread over the
@@ -121,6 +121,18 @@ func acceptOverHTTP(b *testing.B, replicas []*replica, keys map[string]string, p
 // fill queues records of all sites.
 func fill(b *testing.B, r *replica, place, records int) {
 	b.Helper()
+	fillAs(b, r, place, records, func(json []byte) []byte { return json })
+}
+
+// correct queues records of all sites that were queued before, each with
+// another charge.
+func correct(b *testing.B, r *replica, place, records int) {
+	b.Helper()
+	fillAs(b, r, place, records, func(json []byte) []byte { return bytes.Replace(json, []byte(`"Charge":"`), []byte(`"Charge":"1`), 1) })
+}
+
+func fillAs(b *testing.B, r *replica, place, records int, as func(json []byte) []byte) {
+	b.Helper()
 	for _, site := range benchSites {
 		authority, err := r.store.Authority(b.Context(), site)
 		if err != nil {
@@ -129,7 +141,7 @@ func fill(b *testing.B, r *replica, place, records int) {
 		for n := 0; n < records/len(benchSites); n += benchMessage {
 			batch := &ledger.Batch{Site: authority.Site, KeyID: 1, UsageType: amieusage.Compute, AcceptedAt: time.Now()}
 			for _, record := range recordsOf(place+n, benchMessage) {
-				batch.Records = append(batch.Records, record.AppendJSON(nil))
+				batch.Records = append(batch.Records, as(record.AppendJSON(nil)))
 			}
 			if err := r.store.Accept(b.Context(), batch, 1<<40); err != nil {
 				b.Fatal(err)
@@ -274,14 +286,15 @@ func measured(b *testing.B, server *pgtest.Server, records int, work func()) {
 	}
 	ownAfter, databaseAfter := cpuTime(b, server)
 	seconds := b.Elapsed().Seconds()
-	b.ReportMetric(float64(records)/seconds, "/s")
+	perSecond(b, records)
 	b.ReportMetric((ownAfter-own).Seconds()/seconds, "own-cores")
 	b.ReportMetric((databaseAfter-database).Seconds()/seconds, "db-cores")
 }
 
-// BenchmarkReplicas accepts over HTTP and loads on SQLite, and on 1, 2 and 4
-// replicas on PostgreSQL, from four sites; the floor is a plain COPY of as many
-// rows into a table without an index.
+// BenchmarkReplicas accepts over HTTP, loads, and loads corrections on SQLite,
+// and on 1, 2 and 4 replicas on PostgreSQL, from four sites; the floors are as
+// many plain rows into a table of SQLite with one index, and by COPY into one of
+// PostgreSQL without any.
 func BenchmarkReplicas(b *testing.B) {
 	server := pgtest.Start(b, benchSettings...)
 	run := func(name string, server *pgtest.Server, open func(b *testing.B) []*replica) {
@@ -296,12 +309,25 @@ func BenchmarkReplicas(b *testing.B) {
 			fill(b, replicas[0], 0, benchRecords)
 			measured(b, server, benchRecords, func() { loadAll(b, replicas, benchRecords) })
 		})
+		b.Run("correct/"+name, func(b *testing.B) {
+			replicas := open(b)
+			addSites(b, replicas[0])
+			fill(b, replicas[0], 0, benchRecords)
+			loadAll(b, replicas, benchRecords)
+			correct(b, replicas[0], 0, benchRecords)
+			measured(b, server, benchRecords, func() { loadAll(b, replicas, benchRecords) })
+		})
 	}
 	run("sqlite", nil, func(b *testing.B) []*replica { return []*replica{openFile(b)} })
-	for _, n := range []int{1, 2, 4} {
+	replicas := []int{1, 2, 4}
+	if testing.Short() {
+		replicas = replicas[:1]
+	}
+	for _, n := range replicas {
 		run(fmt.Sprintf("postgres-%d", n), server, func(b *testing.B) []*replica { return openReplicas(b, server.Database(b), n) })
 	}
-	b.Run("load/plain-copy", func(b *testing.B) {
+	b.Run("rows/plain-insert", func(b *testing.B) { plainInsert(b, benchRecords, benchMessage) })
+	b.Run("rows/plain-copy", func(b *testing.B) {
 		conn, err := pgx.Connect(b.Context(), server.Database(b))
 		if err != nil {
 			b.Fatal(err)
@@ -365,14 +391,16 @@ func BenchmarkGrowth(b *testing.B) {
 				}
 			}
 			name := fmt.Sprintf("%s/%d", engine, size)
-			const records = 200_000
-			b.Run("accept/"+name, func(b *testing.B) {
-				measured(b, server, records, func() { acceptOverHTTP(b, []*replica{r}, keys, place, records) })
-			})
-			b.Run("load/"+name, func(b *testing.B) {
-				measured(b, server, records, func() { loadAll(b, []*replica{r}, records) })
-			})
-			place += records / len(benchSites)
+			const records, runs = 40_000, 5
+			for range runs {
+				b.Run("accept/"+name, func(b *testing.B) {
+					measured(b, server, records, func() { acceptOverHTTP(b, []*replica{r}, keys, place, records) })
+				})
+				b.Run("load/"+name, func(b *testing.B) {
+					measured(b, server, records, func() { loadAll(b, []*replica{r}, records) })
+				})
+				place += records / len(benchSites)
+			}
 			if size > 0 {
 				benchmarkQuestions(b, name, r, size)
 			}

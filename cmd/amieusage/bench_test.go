@@ -4,19 +4,15 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/rand"
 	"encoding/csv"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -25,16 +21,12 @@ import (
 	"zombiezen.com/go/sqlite/sqlitex"
 
 	"github.com/amieusage/amieusage"
-	"github.com/amieusage/amieusage/internal/httpapi"
-	"github.com/amieusage/amieusage/internal/ledger"
 	"github.com/amieusage/amieusage/internal/slurm"
-	ledgerfile "github.com/amieusage/amieusage/internal/sqlite"
-	"github.com/amieusage/amieusage/usageclient"
 )
 
-// These benchmarks are what make bench prints: each does the same work twice,
-// as amieusage does it and by a plain baseline, and reports a rate of things a
-// second.
+// These benchmarks are what make bench runs, over and over, and makes its tables
+// of: each does the same work as amieusage does it and by plain baselines, and
+// reports a rate of things a second and the things of an iteration.
 
 // dumpOf writes a dump of n jobs.
 func dumpOf(w io.Writer, n int) {
@@ -79,7 +71,9 @@ func recordsOf(n0, n int) []amieusage.Record {
 
 // perSecond reports the rate of n things in each iteration.
 func perSecond(b *testing.B, n int) {
+	b.ReportAllocs()
 	b.ReportMetric(float64(n)*float64(b.N)/b.Elapsed().Seconds(), "/s")
+	b.ReportMetric(float64(n), "things/op")
 }
 
 func BenchmarkParse(b *testing.B) {
@@ -115,6 +109,7 @@ func BenchmarkParse(b *testing.B) {
 		}
 		perSecond(b, jobs)
 	})
+	b.Run("python", func(b *testing.B) { python(b, dump.Bytes(), "parse") })
 }
 
 // plainRecord is a record as a program without this module would write it.
@@ -161,6 +156,11 @@ func BenchmarkEncode(b *testing.B) {
 		}
 		perSecond(b, n)
 	})
+	b.Run("python", func(b *testing.B) {
+		var dump bytes.Buffer
+		dumpOf(&dump, 20*n)
+		python(b, dump.Bytes(), "encode")
+	})
 }
 
 func BenchmarkDecode(b *testing.B) {
@@ -199,95 +199,6 @@ func BenchmarkDecode(b *testing.B) {
 		}
 		perSecond(b, n)
 	})
-}
-
-// benchLedger returns an empty ledger with one site and a key of it.
-func benchLedger(b *testing.B) (*ledgerfile.Ledger, *ledger.Service, string) {
-	b.Helper()
-	store, err := ledgerfile.OpenLedger(b.Context(), filepath.Join(b.TempDir(), "ledger.db"))
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { _ = store.Close() })
-	if _, err := store.Import(b.Context(), &ledger.RegistrySpec{Sites: []ledger.SiteSpec{{Name: "PSC"}}}); err != nil {
-		b.Fatal(err)
-	}
-	key, _, err := ledger.CreateKey(b.Context(), store, "PSC", "", time.Now())
-	if err != nil {
-		b.Fatal(err)
-	}
-	service := ledger.New(ledger.Config{Store: store, Policy: ledger.Open, Clock: time.Now, Logger: slog.New(slog.DiscardHandler), MaxQueued: 1 << 40})
-	return store, service, key
-}
-
-// BenchmarkAccept sends messages of 1,000 records over HTTP, on 4 connections;
-// the baseline writes the same records to SQLite, one row each, 1,000 a
-// commit.
-func BenchmarkAccept(b *testing.B) {
-	const n, connections = 1000, 4
-	b.Run("amieusage", func(b *testing.B) {
-		_, service, key := benchLedger(b)
-		server := httptest.NewServer(httpapi.New(httpapi.Config{
-			Service: service, Logger: slog.New(slog.DiscardHandler), Clock: time.Now, Random: rand.Reader,
-		}))
-		defer server.Close()
-		client, err := usageclient.New("PSC", key, usageclient.WithBaseURL(server.URL+httpapi.Prefix))
-		if err != nil {
-			b.Fatal(err)
-		}
-		var place int
-		var mu sync.Mutex
-		for b.Loop() {
-			var group sync.WaitGroup
-			for range connections {
-				group.Go(func() {
-					mu.Lock()
-					records := recordsOf(place, n)
-					place += n
-					mu.Unlock()
-					if result, err := client.Send(b.Context(), records...); err != nil || len(result.Accepted()) != n {
-						b.Error(result, err)
-					}
-				})
-			}
-			group.Wait()
-		}
-		perSecond(b, n*connections)
-	})
-	b.Run("plain-insert", func(b *testing.B) { plainInsert(b, n*connections, n) })
-}
-
-// BenchmarkLoad loads what was accepted into the ledger; the baseline writes
-// as many rows into a plain table with one index.
-func BenchmarkLoad(b *testing.B) {
-	const n = 20_000
-	b.Run("amieusage", func(b *testing.B) {
-		store, service, _ := benchLedger(b)
-		place := 0
-		for b.Loop() {
-			b.StopTimer()
-			for range n / 1000 {
-				batch := &ledger.Batch{Site: 1, KeyID: 1, UsageType: amieusage.Compute, AcceptedAt: time.Now()}
-				for _, r := range recordsOf(place, 1000) {
-					batch.Records = append(batch.Records, r.AppendJSON(nil))
-				}
-				place += 1000
-				if err := store.Accept(b.Context(), batch, 1<<40); err != nil {
-					b.Fatal(err)
-				}
-			}
-			b.StartTimer()
-			for loaded := 0; loaded < n; {
-				report, err := service.LoadSome(b.Context())
-				if err != nil || report.Failed > 0 {
-					b.Fatal(report, err)
-				}
-				loaded += report.Loaded
-			}
-		}
-		perSecond(b, n)
-	})
-	b.Run("plain-insert", func(b *testing.B) { plainInsert(b, n, 1000) })
 }
 
 // plainInsert writes n rows in each iteration, with a prepared statement, so
@@ -356,18 +267,46 @@ func plainInsert(b *testing.B, n, commit int) {
 	perSecond(b, n)
 }
 
-// BenchmarkEndToEnd reports a million jobs from a dump, by the real program:
-// into the outbox, over HTTP, loaded and confirmed.
+// BenchmarkEndToEnd reports jobs from a dump, by the real program: into the
+// outbox, over HTTP, loaded and confirmed. Python converts and sends them, with
+// no outbox, and asks for nothing.
 func BenchmarkEndToEnd(b *testing.B) {
-	const jobs = 1_000_000
-	folder := b.TempDir()
-	program := filepath.Join(folder, "amieusage")
-	build := exec.Command("go", "build", "-o", program, ".")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		b.Fatal(err, string(out))
+	program := benchProgram(b)
+	for _, jobs := range []int{1_000, 1_000_000} {
+		b.Run(fmt.Sprintf("jobs-%d", jobs), func(b *testing.B) { endToEnd(b, program, jobs) })
 	}
-	dump, err := os.Create(filepath.Join(folder, "dump.psv"))
+	b.Run("plain-insert", func(b *testing.B) { plainInsert(b, 1_000_000, 1000) })
+	b.Run("python", func(b *testing.B) {
+		var dump bytes.Buffer
+		dumpOf(&dump, 20_000)
+		folder := b.TempDir()
+		url, stop := startServer(b, program, folder)
+		defer stop()
+		key, err := os.ReadFile(filepath.Join(folder, "key"))
+		if err != nil {
+			b.Fatal(err)
+		}
+		python(b, dump.Bytes(), "send", url, strings.TrimSpace(string(key)))
+	})
+}
+
+// BenchmarkMany reports ten million jobs, for the memory that it takes.
+func BenchmarkMany(b *testing.B) {
+	b.Run("jobs-10000000", func(b *testing.B) { endToEnd(b, benchProgram(b), 10_000_000) })
+}
+
+func benchProgram(b *testing.B) string {
+	b.Helper()
+	program, err := builtProgram()
+	if err != nil {
+		b.Fatal(err)
+	}
+	return program
+}
+
+func endToEnd(b *testing.B, program string, jobs int) {
+	run := b.TempDir()
+	dump, err := os.Create(filepath.Join(run, "dump.psv"))
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -375,32 +314,24 @@ func BenchmarkEndToEnd(b *testing.B) {
 	if err := dump.Close(); err != nil {
 		b.Fatal(err)
 	}
-	b.Run("amieusage", func(b *testing.B) {
-		for b.Loop() {
-			b.StopTimer()
-			run := b.TempDir()
-			url, stop := startServer(b, program, run)
-			config := fmt.Sprintf("site: PSC\napi_key_file: key\nusage_url: %s\nconfirm_wait: 10m\n"+
-				"resources: [{resource: rm, charge: {per_hour: {cpu: 1}}}]\n", url)
-			if err := os.WriteFile(filepath.Join(run, "site.yaml"), []byte(config), 0o600); err != nil {
-				b.Fatal(err)
-			}
-			report := exec.Command(program, "report", "--config", filepath.Join(run, "site.yaml"), "--from-file", dump.Name(), "-o", "json")
-			report.Stderr = os.Stderr
-			b.StartTimer()
-			out, err := report.Output()
-			b.StopTimer()
-			var summary struct{ Loaded int64 }
-			if err := errors.Join(err, json.Unmarshal(out, &summary)); err != nil || summary.Loaded != jobs {
-				b.Fatal(err, string(out))
-			}
-			b.ReportMetric(maxRSS(report.ProcessState), "report-MiB")
-			b.ReportMetric(maxRSS(stop()), "serve-MiB")
-			b.StartTimer()
-		}
-		perSecond(b, jobs)
-	})
-	b.Run("plain-insert", func(b *testing.B) { plainInsert(b, jobs, 1000) })
+	url, stop := startServer(b, program, run)
+	config := fmt.Sprintf("site: PSC\napi_key_file: key\nusage_url: %s\nconfirm_wait: 10m\n"+
+		"resources: [{resource: rm, charge: {per_hour: {cpu: 1}}}]\n", url)
+	if err := os.WriteFile(filepath.Join(run, "site.yaml"), []byte(config), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	report := exec.Command(program, "report", "--config", filepath.Join(run, "site.yaml"), "--from-file", dump.Name(), "-o", "json")
+	report.Stderr = os.Stderr
+	b.ResetTimer()
+	out, err := report.Output()
+	b.StopTimer()
+	var summary struct{ Loaded int }
+	if err := errors.Join(err, json.Unmarshal(out, &summary)); err != nil || summary.Loaded != jobs {
+		b.Fatal(err, string(out))
+	}
+	perSecond(b, jobs)
+	b.ReportMetric(maxRSS(report.ProcessState), "report-MiB")
+	b.ReportMetric(maxRSS(stop()), "serve-MiB")
 }
 
 // startServer starts the service with one site whose key is in the file key.

@@ -252,6 +252,9 @@ func addUsage[K comparable](totals map[K]*Usage, key K, delta Usage) {
 	u.Records += delta.Records
 	u.Deducted += delta.Deducted
 	u.GivenBack += delta.GivenBack
+	if *u == (Usage{}) {
+		delete(totals, key) // as where a correction changes neither charge nor place
+	}
 }
 
 // KeyOf returns the identity of a record, and whether its resource is

@@ -110,9 +110,9 @@ func (l *Ledger) queuedBatches(ctx context.Context, maxRecords int) (queued []*q
 // A loadTx is one transaction of loading.
 type loadTx struct {
 	nameTx
-	loadedAt                          int64
-	insert, find, update, keep, close *sqlite.Stmt
-	openFailed                        int64 // of the site
+	loadedAt                                int64
+	insert, find, update, move, keep, close *sqlite.Stmt
+	openFailed                              int64 // of the site
 }
 
 var _ ledger.LoadTx = (*loadTx)(nil)
@@ -150,8 +150,11 @@ func (t *loadTx) begin(l *Ledger, now time.Time, judge ledger.Judge) (*ledger.Lo
 			WHERE site_id = ? AND resource_id = ? AND usage_type = ? AND local_record_id = ? AND key_time = ?`},
 		{&t.update, `
 			UPDATE records SET revision = ?, batch_id = ?, ordinal = ?, digest = ?, project_id = ?, user_id = ?,
-				usage_time = ?, charge = ?, gives_back = ?, loaded_at = ?
+				charge = ?, gives_back = ?, loaded_at = ?
 			WHERE record_id = ?`},
+		// Apart, because naming the column writes its index anew, and few
+		// corrections change it.
+		{&t.move, `UPDATE records SET usage_time = ? WHERE record_id = ?`},
 		{&t.keep, `
 			INSERT INTO revisions (site_id, record_id, revision, batch_id, ordinal, charge, loaded_at)
 			VALUES (?, ?, ?, ?, ?, ?, ?)`},
@@ -247,12 +250,16 @@ func (t *loadTx) Revise(old, e *ledger.Entry) error {
 	t.update.BindBytes(4, e.Digest[:])
 	t.update.BindInt64(5, e.Project)
 	t.update.BindInt64(6, e.User)
-	t.update.BindInt64(7, e.UsageTime)
-	t.update.BindInt64(8, e.Charge)
-	t.update.BindBool(9, e.GivesBack)
-	t.update.BindInt64(10, e.LoadedAt)
-	t.update.BindInt64(11, e.Record)
-	return run(t.update)
+	t.update.BindInt64(7, e.Charge)
+	t.update.BindBool(8, e.GivesBack)
+	t.update.BindInt64(9, e.LoadedAt)
+	t.update.BindInt64(10, e.Record)
+	if err := run(t.update); err != nil || e.UsageTime == old.UsageTime {
+		return err
+	}
+	t.move.BindInt64(1, e.UsageTime)
+	t.move.BindInt64(2, e.Record)
+	return run(t.move)
 }
 
 // Fail keeps the record among the failed ones.

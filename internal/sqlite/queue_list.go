@@ -128,12 +128,15 @@ func (q *Outbox) Counts(ctx context.Context) (counts []outbox.Count, err error) 
 	return counts, err
 }
 
-// Unconfirmed returns what queued entries there are.
+// Unconfirmed returns what queued entries there are. It passes over them once
+// for each resource, as grouping them would sort them all in memory.
 func (q *Outbox) Unconfirmed(ctx context.Context) (rows []outbox.Unconfirmed, err error) {
 	err = q.db.read(ctx, func(conn *sqlite.Conn) error {
 		return sqlitex.Execute(conn, `
-			SELECT r.name, count(*), min(e.sent_at) FROM entries e JOIN resources r ON r.resource_id = e.resource_id
-			WHERE e.state <> 1 AND e.state = 3 GROUP BY r.name ORDER BY r.name`,
+			SELECT r.name, c.entries,
+				(SELECT min(sent_at) FROM entries e WHERE state <> 1 AND state = 3 AND e.resource_id = c.resource_id)
+			FROM counts c JOIN resources r ON r.resource_id = c.resource_id
+			WHERE c.state = 3 AND c.entries > 0 ORDER BY r.name`,
 			&sqlitex.ExecOptions{
 				ResultFunc: func(stmt *sqlite.Stmt) error {
 					rows = append(rows, outbox.Unconfirmed{
