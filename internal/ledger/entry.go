@@ -98,6 +98,18 @@ type (
 // Usage is a number of records and the sums of their charges, in millionths.
 type Usage struct{ Records, Deducted, GivenBack int64 }
 
+// Nets returns what moves a sum of charges less what is given back: one move,
+// or two, to be made in turn, where one would be beyond an int64, as it is
+// where a large charge becomes a large refund. After each the sum is within the
+// site's total of all charges.
+func (u Usage) Nets() []int64 {
+	net := u.Deducted - u.GivenBack
+	if u.GivenBack < 0 && net < u.Deducted || u.GivenBack > 0 && net > u.Deducted {
+		return []int64{u.Deducted, -u.GivenBack}
+	}
+	return []int64{net}
+}
+
 // NewLoading begins a transaction of loading. The times of loading of a site
 // never go back, even where the clock does, so that paging by them misses
 // nothing: loadedAt is past the site's last one.

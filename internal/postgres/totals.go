@@ -44,19 +44,25 @@ func (t *loadTx) queueTotals(b *pgx.Batch, l *ledger.Loading) {
 			ON CONFLICT (site_id, project_id, resource_id) DO UPDATE SET records = t.records + excluded.records,
 				used = t.used + excluded.used, given_back = t.given_back + excluded.given_back`, balances.args(t.site)...)
 	}
-	var loads columns
+	var loads [2]columns // one statement moves a row once
 	for _, k := range slices.SortedFunc(maps.Keys(l.Loads), func(a, b ledger.LoadKey) int {
 		return cmp.Or(cmp.Compare(a.Span, b.Span), cmp.Compare(a.LoadedAt, b.LoadedAt), cmp.Compare(a.Resource, b.Resource))
 	}) {
 		u := l.Loads[k]
-		loads.add(k.Span, k.LoadedAt, k.Resource, u.Records, u.Deducted-u.GivenBack)
+		records := u.Records
+		for i, charge := range u.Nets() {
+			loads[i].add(k.Span, k.LoadedAt, k.Resource, records, charge)
+			records = 0
+		}
 	}
-	if len(loads) > 0 {
-		b.Queue(`
-			INSERT INTO loads AS t (site_id, span, loaded_at, resource_id, records, charge)
-			SELECT $1::bigint, u.* FROM unnest($2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[]) AS u
-			ON CONFLICT (site_id, span, loaded_at, resource_id) DO UPDATE SET records = t.records + excluded.records,
-				charge = t.charge + excluded.charge`, loads.args(t.site)...)
+	for _, moves := range loads {
+		if len(moves) > 0 {
+			b.Queue(`
+				INSERT INTO loads AS t (site_id, span, loaded_at, resource_id, records, charge)
+				SELECT $1::bigint, u.* FROM unnest($2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[]) AS u
+				ON CONFLICT (site_id, span, loaded_at, resource_id) DO UPDATE SET records = t.records + excluded.records,
+					charge = t.charge + excluded.charge`, moves.args(t.site)...)
+		}
 	}
 }
 

@@ -35,13 +35,17 @@ func (t *loadTx) writeTotals(l *ledger.Loading) error {
 		}
 	}
 	for k, u := range l.Loads {
-		err := sqlitex.Execute(t.conn, `
-			INSERT INTO loads (site_id, span, resource_id, loaded_at, records, charge)
-			VALUES (?, ?, ?, ?, ?, ?)
-			ON CONFLICT DO UPDATE SET records = records + excluded.records, charge = charge + excluded.charge`,
-			&sqlitex.ExecOptions{Args: []any{site, k.Span, k.Resource, k.LoadedAt, u.Records, u.Deducted - u.GivenBack}})
-		if err != nil {
-			return err
+		records := u.Records
+		for _, charge := range u.Nets() {
+			err := sqlitex.Execute(t.conn, `
+				INSERT INTO loads (site_id, span, resource_id, loaded_at, records, charge)
+				VALUES (?, ?, ?, ?, ?, ?)
+				ON CONFLICT DO UPDATE SET records = records + excluded.records, charge = charge + excluded.charge`,
+				&sqlitex.ExecOptions{Args: []any{site, k.Span, k.Resource, k.LoadedAt, records, charge}})
+			if err != nil {
+				return err
+			}
+			records = 0
 		}
 	}
 	return sqlitex.Execute(t.conn, `

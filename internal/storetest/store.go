@@ -30,6 +30,7 @@ func TestStore(t *testing.T, open func(t *testing.T) (replica func() ledger.Stor
 		"LoadFailures":         testLoadFailures,
 		"LoadUnreadable":       testLoadUnreadable,
 		"LoadTooLarge":         testLoadTooLarge,
+		"LoadTurned":           testLoadTurned,
 		"LoadOpen":             testLoadOpen,
 		"LoadCorrections":      testLoadCorrections,
 		"LoadIdentities":       testLoadIdentities,

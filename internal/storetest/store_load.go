@@ -156,6 +156,21 @@ func testLoadTooLarge(m *storeModel) {
 	m.equal("failed", []string{"2", "a"}, openIDs(s))
 }
 
+// testLoadTurned corrects what is nearly all that can be held into what gives as
+// much back, and the other way round: the move is beyond what can be held, and
+// what it leads to is not.
+func testLoadTurned(m *storeModel) {
+	s := m.site("PSC")
+	now := m.now
+	for _, kind := range []amieusage.AdjustmentType{amieusage.Debit, amieusage.Credit, amieusage.Debit} {
+		m.now = now // all in one hour
+		m.send(s, adjustment(kind, "a", "9000000000000"))
+		m.load()
+		m.check()
+		m.verify()
+	}
+}
+
 // openIDs are the LocalRecordIDs of the open failed records.
 func openIDs(s *modelSite) []string {
 	ids := []string{}
