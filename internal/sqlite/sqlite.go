@@ -381,7 +381,9 @@ func migrate(ctx context.Context, path string, kind fileKind) error {
 }
 
 // create makes a new file that only its owner can read, for it will hold who
-// used what, and marks it as one of its kind before anything else is in it.
+// used what, and marks it as one of its kind before anything else is in it. Its
+// journal is made a write-ahead log here, where one program at a time is: whoever
+// finds another one at it is refused, and does not wait.
 func create(path string, kind fileKind) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL, 0o600)
 	if err == nil {
@@ -397,10 +399,13 @@ func create(path string, kind fileKind) error {
 	defer conn.Close()
 	conn.SetBusyTimeout(busyTimeout)
 	id, err := number(conn, "PRAGMA application_id")
-	if err != nil || id == kind.applicationID {
+	if err == nil && id != kind.applicationID {
+		err = markKind(conn, kind)
+	}
+	if err != nil {
 		return err
 	}
-	return markKind(conn, kind)
+	return sqlitex.ExecuteTransient(conn, "PRAGMA journal_mode = WAL", nil)
 }
 
 // markKind marks a file as one of its kind.
