@@ -113,6 +113,10 @@ type loadTx struct {
 	loadedAt                                int64
 	insert, find, update, move, keep, close *sqlite.Stmt
 	openFailed                              int64 // of the site
+	// Corrections come together: where the last identity was there already, the
+	// next one is looked for before it is inserted.
+	repeats bool
+	found   *ledger.Entry // of the identity that was looked for last
 }
 
 var _ ledger.LoadTx = (*loadTx)(nil)
@@ -196,7 +200,13 @@ func (t *loadTx) bindKey(stmt *sqlite.Stmt, k *ledger.EntryKey) {
 }
 
 // Insert stores e where its identity is new, and reports whether it is.
-func (t *loadTx) Insert(e *ledger.Entry) (bool, error) {
+func (t *loadTx) Insert(e *ledger.Entry) (inserted bool, err error) {
+	if t.repeats {
+		t.found, err = t.lookUp(&e.EntryKey)
+		if t.found != nil || err != nil {
+			return false, err
+		}
+	}
 	t.bindKey(t.insert, &e.EntryKey)
 	t.insert.BindInt64(6, e.Revision)
 	t.insert.BindInt64(7, e.Batch)
@@ -208,12 +218,22 @@ func (t *loadTx) Insert(e *ledger.Entry) (bool, error) {
 	t.insert.BindInt64(13, e.Charge)
 	t.insert.BindBool(14, e.GivesBack)
 	t.insert.BindInt64(15, e.LoadedAt)
-	err := run(t.insert)
-	return t.conn.Changes() == 1, err
+	err = run(t.insert)
+	inserted = t.conn.Changes() == 1
+	t.repeats = !inserted
+	return inserted, err
 }
 
 // Find returns the entry of an identity, or nil.
 func (t *loadTx) Find(k *ledger.EntryKey) (*ledger.Entry, error) {
+	if found := t.found; found != nil && found.EntryKey == *k {
+		t.found = nil
+		return found, nil
+	}
+	return t.lookUp(k)
+}
+
+func (t *loadTx) lookUp(k *ledger.EntryKey) (*ledger.Entry, error) {
 	defer t.find.Reset()
 	t.bindKey(t.find, k)
 	if found, err := t.find.Step(); err != nil || !found {
