@@ -113,10 +113,10 @@ type loadTx struct {
 	loadedAt                                int64
 	insert, find, update, move, keep, close *sqlite.Stmt
 	openFailed                              int64 // of the site
-	// Corrections come together: where the last identity was there already, the
-	// next one is looked for before it is inserted.
+	// Corrections come together: where the last identity was there already, Insert
+	// looks for the next one first, and keeps what it has found for Find.
 	repeats bool
-	found   *ledger.Entry // of the identity that was looked for last
+	found   *ledger.Entry
 }
 
 var _ ledger.LoadTx = (*loadTx)(nil)
