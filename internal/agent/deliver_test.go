@@ -20,11 +20,11 @@ import (
 	"github.com/amieusage/amieusage/usageclient"
 )
 
-// half is so many jobs that they are sent before the other half is read.
-const half = 12_000
+// The first jobs are so many that they are sent before the others are read.
+const firstJobs, allJobs = 10_000, 12_000
 
-// jobs are two halves of them, of which each is made by its number; between is
-// called between them.
+// jobs are all of them, of which each is made by its number; between is called
+// behind the first.
 type jobs struct {
 	of      func(i int) *batch.Job
 	between func()
@@ -32,8 +32,8 @@ type jobs struct {
 
 func (s jobs) Jobs(context.Context) iter.Seq2[*batch.Job, error] {
 	return func(yield func(*batch.Job, error) bool) {
-		for i := range 2 * half {
-			if i == half {
+		for i := range allJobs {
+			if i == firstJobs {
 				s.between()
 			}
 			j := s.of(i)
@@ -86,22 +86,22 @@ func TestDeliverWhileCollecting(t *testing.T) {
 			next.ServeHTTP(w, r)
 		})
 	})
-	// The second half corrects a part of the first.
+	// The others correct some of the first.
 	corrected := 0
 	source := jobs{between: func() { <-confirming }, of: func(i int) *batch.Job {
-		if i >= half && i%1000 == 0 {
+		if i >= firstJobs && i%100 == 0 {
 			corrected++
-			return job(strconv.Itoa(i-half), ran(2))
+			return job(strconv.Itoa(i-firstJobs), ran(2))
 		}
 		return numbered(i)
 	}}
 	if err := s.report(source); err != nil {
 		t.Fatal(err)
 	}
-	total := int64(2*half - corrected)
+	total := int64(allJobs - corrected)
 	s.wantStates(t, map[outbox.State]int64{outbox.Loaded: total})
 	sum := s.agent.Summary
-	if sum.Read != 2*half || sum.New != total || sum.Bad != int64(corrected) || sum.Sent < total || sum.Loaded < total || sum.Failed+sum.Rejected > 0 {
+	if sum.Read != allJobs || sum.New != total || sum.Bad != int64(corrected) || sum.Sent < total || sum.Loaded < total || sum.Failed+sum.Rejected > 0 {
 		t.Errorf("%+v", sum)
 	}
 	if records, charge := service.inLedger(t); int64(records) != total || charge != (total+int64(corrected))*8_000_000 {
@@ -124,7 +124,7 @@ func TestDeliverWithoutService(t *testing.T) {
 	if err := s.report(jobs{between: func() { <-tried }, of: numbered}); !errors.Is(err, usageclient.ErrUnavailable) {
 		t.Errorf("error %v", err)
 	}
-	s.wantStates(t, map[outbox.State]int64{outbox.Pending: 2 * half})
+	s.wantStates(t, map[outbox.State]int64{outbox.Pending: allJobs})
 	if n := requests.Load(); n != 2 {
 		t.Errorf("%d requests; want one until all was collected, and one then", n)
 	}
@@ -152,7 +152,7 @@ func TestProblemsInOrder(t *testing.T) {
 			return job("5", onGPU)
 		case 6:
 			return job("6", by("nobody")) // who fails when loaded
-		case 2*half - 1:
+		case allJobs - 1:
 			return job("last", by("")) // which is no record
 		}
 		return numbered(i)
@@ -183,7 +183,7 @@ func TestDeliverInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	source := jobs{of: numbered, between: func() { <-hanging; cancel() }}
 	err := s.agent.Deliver(ctx, func() error { return s.agent.Collect(ctx, source, &outbox.Cursor{Source: "sacct", At: begin}, nil) })
-	if !errors.Is(err, context.Canceled) || s.states(t)[outbox.Pending] < half || !s.cursor(t).IsZero() {
+	if !errors.Is(err, context.Canceled) || s.states(t)[outbox.Pending] < firstJobs || !s.cursor(t).IsZero() {
 		t.Errorf("error %v, states %v, cursor %s", err, s.states(t), s.cursor(t))
 	}
 }
