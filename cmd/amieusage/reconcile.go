@@ -50,9 +50,9 @@ period, record by record, and list what differs, each with what helps:
 A job belongs to the period in which it has ended; storage records and
 adjustments, which no accounting has, to that of their usage: they are compared
 between outbox and service. Of a record that only it has, the service tells when
-it was submitted, and that counts. Without --from-file sacct is run for the
-period; dumps must cover it, with the jobs that were submitted in it and have
-ended since. Nothing is changed, and memory does not grow with the period: what
+it was submitted, and that counts. Without --from-file sacct is run from the
+period's begin until now; dumps must cover the period, with the jobs that were
+submitted in it and have ended since. Nothing is changed, and memory does not grow with the period: what
 is compared lies in a temporary file (TMPDIR).
 
 Exit status: 0 no difference, 1 there are some or some rows cannot be read, 2
@@ -85,7 +85,7 @@ bad usage or configuration, 3 the service was not reached.`,
 	flag.Value, flag.Usage = csvFlag{&r.output}, "form of the output: table, csv or json"
 	cmd.Flags().StringArrayVarP(&r.files, "from-file", "f", nil, "read this dump of sacct, text or JSON, instead of running sacct; - is standard input (may be repeated)")
 	cmd.Flags().StringVar(&r.delimiter, "delimiter", "", "what parts the fields of a dump; found out from its header unless given")
-	cmd.Flags().StringVar(&r.since, "since", "", "jobs that ended at or after this time: 2026-10-01, or with a time of day and offset (required)")
+	cmd.Flags().StringVar(&r.since, "since", "", "jobs that ended at or after this time: 2026-10-01, which is midnight in UTC, or with a time of day and offset (required)")
 	cmd.Flags().StringVar(&r.until, "until", "", "jobs that ended before this time; now unless given")
 	markRequired(cmd, "since")
 	return cmd
@@ -139,7 +139,12 @@ func (r *reconcileCommand) reconcile(ctx context.Context, a *agent.Agent) (err e
 		if err := r.config.checkSacct(); err != nil {
 			return err
 		}
-		sources = append(sources, &slurm.Sacct{Path: r.config.sacct, From: r.period.Since, To: r.period.Until, Logger: a.Log})
+		// What only the service has may have ended since the period.
+		until := r.period.Until
+		if now := r.clock(); now.After(until) {
+			until = now
+		}
+		sources = append(sources, &slurm.Sacct{Path: r.config.sacct, From: r.period.Since, To: until, Logger: a.Log})
 	}
 	comparison, err := sqlite.OpenComparison()
 	if err != nil {
