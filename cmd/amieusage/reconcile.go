@@ -189,9 +189,6 @@ type differenceView struct {
 
 var differenceColumns = []string{"KIND", "TYPE", "RECORD", "RESOURCE", "SUBMITTED", "ACCOUNTING", "OUTBOX", "STATE", "SERVICE", "DIFFERENCE", "REMEDY"}
 
-// absent stands for the charge of a source that does not have a record.
-const absent = "-"
-
 func differenceOf(d agent.ReconciledRecord) differenceView {
 	id := d.Identity
 	v := differenceView{Kind: d.Kind, UsageType: id.UsageType, LocalRecordID: id.LocalRecordID, Resource: id.Resource, SubmitTime: id.KeyTime,
@@ -216,7 +213,9 @@ func differenceOf(d agent.ReconciledRecord) differenceView {
 	return v
 }
 
-func (v *differenceView) cells() []string {
+// cells are the columns of a difference; absent stands for the charge of a
+// source that does not have the record.
+func (v *differenceView) cells(absent string) []string {
 	submitted := ""
 	if !v.SubmitTime.IsZero() {
 		submitted = amieusage.FormatTime(v.SubmitTime)
@@ -245,11 +244,9 @@ func (r *reconcileCommand) printDifferences(ctx context.Context, how *outbox.Rec
 				return err
 			}
 			v := differenceOf(d)
-			cells := v.cells()
+			cells := v.cells("")
 			for i, cell := range cells {
-				if cells[i] = ""; cell != absent {
-					cells[i] = amieusage.CSVText(cell)
-				}
+				cells[i] = amieusage.CSVText(cell)
 			}
 			if err := w.Write(cells); err != nil {
 				return err
@@ -269,7 +266,7 @@ func (r *reconcileCommand) printDifferences(ctx context.Context, how *outbox.Rec
 			return err
 		}
 		v := differenceOf(d)
-		if err := out.write(v, v.cells()...); err != nil {
+		if err := out.write(v, v.cells("-")...); err != nil {
 			return err
 		}
 	}
