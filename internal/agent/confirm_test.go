@@ -203,9 +203,11 @@ func TestLostAtTheService(t *testing.T) {
 	service.mu.Unlock()
 
 	s := service.site(t)
+	var vanishing []any
 	for i := range lost {
-		s.collect(t, job(fmt.Sprint("lost", i)))
+		vanishing = append(vanishing, job(fmt.Sprint("lost", i)))
 	}
+	s.collect(t, vanishing...)
 	service.through(func(http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			_, _ = fmt.Fprintf(w, `{"Message": "%d records have been queued for loading."}`, lost)
