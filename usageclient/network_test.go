@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -193,7 +194,7 @@ func TestAnswerOfAnotherRequest(t *testing.T) {
 		name, id, body string
 		want           string // in the error; "": the answer is the request's own
 	}{
-		{"another attempt's id", "amieusage-0123456789", queued(2), "another request"},
+		{"another attempt's id", ownIDs + strings.Repeat("A", 26), queued(2), "another request"},
 		{"a gateway's id", "8f3a", queued(2), ""},
 		{"no id", "", queued(2), ""},
 		{"more records", "", queued(3), "it is about 3 records, and 2 were sent"},
@@ -214,6 +215,26 @@ func TestAnswerOfAnotherRequest(t *testing.T) {
 			}
 			wantUnavailable(t, err)
 		})
+	}
+}
+
+// TestAnswerWithItsIDRewritten answers with the request's id in another form, as
+// services and proxies on the way give it.
+func TestAnswerWithItsIDRewritten(t *testing.T) {
+	for _, rewrite := range []func(id string) string{
+		strings.ToLower,
+		func(id string) string { return id + ", " + id },
+		func(id string) string { return id + "-1" },
+		func(id string) string { return id[:32] },
+	} {
+		server := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.Copy(io.Discard, r.Body)
+			w.Header().Set(amieusage.HeaderRequestID, rewrite(r.Header.Get(amieusage.HeaderRequestID)))
+			_, _ = io.WriteString(w, queued(2))
+		})
+		if result, err := serve(t, server).Send(t.Context(), computes(2)...); err != nil || states(result) != "aa" {
+			t.Errorf("answered with %s: %v, error %v", rewrite(ownIDs+strings.Repeat("A", 26)), result, err)
+		}
 	}
 }
 

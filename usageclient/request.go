@@ -171,7 +171,7 @@ func (c *Client) exchange(ctx context.Context, r *request) (*answer, *Error) {
 	}
 	defer resp.Body.Close()
 	a := &answer{status: resp.StatusCode, header: resp.Header}
-	if got := resp.Header.Get(amieusage.HeaderRequestID); got != id && strings.HasPrefix(got, ownIDs) {
+	if isAnothers(resp.Header.Get(amieusage.HeaderRequestID), id) {
 		return nil, c.astray(r, a)
 	}
 	if a.status < 200 || a.status > 299 {
@@ -187,6 +187,12 @@ func (c *Client) exchange(ctx context.Context, r *request) (*answer, *Error) {
 		return nil, c.unusable(r, a, errors.New("it is longer than "+strconv.Itoa(maxAnswerBytes)+" bytes"))
 	}
 	return a, nil
+}
+
+// isAnothers reports whether an answer's id is that of another attempt, and not
+// this one's in the form that a service or a proxy has given it.
+func isAnothers(got, id string) bool {
+	return len(got) == len(id) && strings.HasPrefix(got, ownIDs) && !strings.EqualFold(got, id)
 }
 
 // noAnswer returns the error of an attempt that brought no answer, or only part

@@ -34,6 +34,7 @@ func main() { os.Exit(run()) }
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once: reading may wait for ever
 	p := &program{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, clock: failpoint.Now}
 	return p.run(ctx, os.Args[1:])
 }

@@ -50,9 +50,9 @@ period, record by record, and list what differs, each with what helps:
 A job belongs to the period in which it has ended; storage records and
 adjustments, which no accounting has, to that of their usage: they are compared
 between outbox and service. Of a record that only it has, the service tells when
-it was submitted, and that counts. Without --from-file sacct is run for the
-period; dumps must cover it, with the jobs that were submitted in it and have
-ended since. Nothing is changed, and memory does not grow with the period: what
+it was submitted, and that counts. Without --from-file sacct is run from the
+period's begin until now; dumps must cover the period, with the jobs that were
+submitted in it and have ended since. Nothing is changed, and memory does not grow with the period: what
 is compared lies in a temporary file (TMPDIR).
 
 Exit status: 0 no difference, 1 there are some or some rows cannot be read, 2
@@ -85,7 +85,7 @@ bad usage or configuration, 3 the service was not reached.`,
 	flag.Value, flag.Usage = csvFlag{&r.output}, "form of the output: table, csv or json"
 	cmd.Flags().StringArrayVarP(&r.files, "from-file", "f", nil, "read this dump of sacct, text or JSON, instead of running sacct; - is standard input (may be repeated)")
 	cmd.Flags().StringVar(&r.delimiter, "delimiter", "", "what parts the fields of a dump; found out from its header unless given")
-	cmd.Flags().StringVar(&r.since, "since", "", "jobs that ended at or after this time: 2026-10-01, or with a time of day and offset (required)")
+	cmd.Flags().StringVar(&r.since, "since", "", "jobs that ended at or after this time: 2026-10-01, which is midnight in UTC, or with a time of day and offset (required)")
 	cmd.Flags().StringVar(&r.until, "until", "", "jobs that ended before this time; now unless given")
 	markRequired(cmd, "since")
 	return cmd
@@ -139,7 +139,12 @@ func (r *reconcileCommand) reconcile(ctx context.Context, a *agent.Agent) (err e
 		if err := r.config.checkSacct(); err != nil {
 			return err
 		}
-		sources = append(sources, &slurm.Sacct{Path: r.config.sacct, From: r.period.Since, To: r.period.Until, Logger: a.Log})
+		// What only the service has may have ended since the period.
+		until := r.period.Until
+		if now := r.clock(); now.After(until) {
+			until = now
+		}
+		sources = append(sources, &slurm.Sacct{Path: r.config.sacct, From: r.period.Since, To: until, Logger: a.Log})
 	}
 	comparison, err := sqlite.OpenComparison()
 	if err != nil {
@@ -184,9 +189,6 @@ type differenceView struct {
 
 var differenceColumns = []string{"KIND", "TYPE", "RECORD", "RESOURCE", "SUBMITTED", "ACCOUNTING", "OUTBOX", "STATE", "SERVICE", "DIFFERENCE", "REMEDY"}
 
-// absent stands for the charge of a source that does not have a record.
-const absent = "-"
-
 func differenceOf(d agent.ReconciledRecord) differenceView {
 	id := d.Identity
 	v := differenceView{Kind: d.Kind, UsageType: id.UsageType, LocalRecordID: id.LocalRecordID, Resource: id.Resource, SubmitTime: id.KeyTime,
@@ -211,7 +213,9 @@ func differenceOf(d agent.ReconciledRecord) differenceView {
 	return v
 }
 
-func (v *differenceView) cells() []string {
+// cells are the columns of a difference; absent stands for the charge of a
+// source that does not have the record.
+func (v *differenceView) cells(absent string) []string {
 	submitted := ""
 	if !v.SubmitTime.IsZero() {
 		submitted = amieusage.FormatTime(v.SubmitTime)
@@ -240,11 +244,9 @@ func (r *reconcileCommand) printDifferences(ctx context.Context, how *outbox.Rec
 				return err
 			}
 			v := differenceOf(d)
-			cells := v.cells()
+			cells := v.cells("")
 			for i, cell := range cells {
-				if cells[i] = ""; cell != absent {
-					cells[i] = amieusage.CSVText(cell)
-				}
+				cells[i] = amieusage.CSVText(cell)
 			}
 			if err := w.Write(cells); err != nil {
 				return err
@@ -264,7 +266,7 @@ func (r *reconcileCommand) printDifferences(ctx context.Context, how *outbox.Rec
 			return err
 		}
 		v := differenceOf(d)
-		if err := out.write(v, v.cells()...); err != nil {
+		if err := out.write(v, v.cells("-")...); err != nil {
 			return err
 		}
 	}

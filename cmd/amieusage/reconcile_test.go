@@ -130,3 +130,11 @@ func peakOf(t *testing.T, cmd *exec.Cmd) float64 {
 	}()
 	return peakMemory(cmd.Process.Pid, gone)
 }
+
+// A record may be called what stands for no charge.
+func TestRecordCalledAbsent(t *testing.T) {
+	v := differenceView{LocalRecordID: "-"}
+	if cells := v.cells(""); cells[2] != "-" || cells[5] != "" {
+		t.Errorf("%q", cells)
+	}
+}

@@ -102,9 +102,11 @@ configuration, 3 the service was not reached (all is kept for the next run).`,
 				}
 				// What cannot be read does not keep what is pending from the
 				// service.
-				err := a.Deliver(ctx, func() error { return s.collect(ctx, &f) })
+				err, sendErr := a.Deliver(ctx, func() error { return s.collect(ctx, &f) })
 				if _, config := errors.AsType[*statusError](err); !config && ctx.Err() == nil {
-					sendErr := a.Send(ctx)
+					if sendErr == nil {
+						sendErr = a.Send(ctx)
+					}
 					if sendErr == nil {
 						sendErr = a.Confirm(ctx, wait)
 					}

@@ -74,12 +74,19 @@ func placeOf(data []byte, path string) (s scalar) {
 }
 
 // decodeYAML reads a YAML file into v, strictly. Errors name file, line and
-// column, and for an unknown key the nearest right one.
-func decodeYAML(name string, data []byte, v any) error {
+// column, and for an unknown key the nearest right one. The library is known to
+// panic, at tags, which are refused before it sees them, and perhaps elsewhere:
+// that is an error of the file.
+func decodeYAML(name string, data []byte, v any) (err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			err = fmt.Errorf("%s: this YAML cannot be read (%v): write it in a plainer form", name, cause)
+		}
+	}()
 	if problem, at := unreadYAML(data); problem != "" {
 		return fmt.Errorf("%s:%d:%d: %s", name, at.Line, at.Column, problem)
 	}
-	err := yaml.UnmarshalWithOptions(data, v, yaml.Strict())
+	err = yaml.UnmarshalWithOptions(data, v, yaml.Strict())
 	if err == nil {
 		return nil
 	}

@@ -70,7 +70,7 @@ func (a *Agent) Confirm(ctx context.Context, wait time.Duration) error {
 		}
 		if inVain == nextSearch {
 			// Perhaps they were loaded long ago, and this send changed nothing.
-			if err := c.search(ctx); err != nil {
+			if err := c.search(ctx, left); err != nil {
 				return err
 			}
 			nextSearch *= searchFactor
@@ -168,21 +168,27 @@ func isMissing(err error) bool {
 	return false
 }
 
+// takeLoaded takes in what the query lists. What was not stored was not seen: a
+// look that is cut off is gone on with from there.
 func (c *confirmation) takeLoaded(ctx context.Context, q amieusage.LoadedQuery) error {
 	chunk := make([]amieusage.LoadedRecord, 0, confirmChunk)
+	seen := c.seenLoaded
 	take := func() error {
 		n, err := c.Queue.Loaded(ctx, chunk)
+		if err != nil {
+			return err
+		}
 		c.Count(func(s *Summary) { s.Loaded += int64(n) })
-		chunk = chunk[:0]
+		c.seenLoaded, chunk = seen, chunk[:0]
 		c.progress("confirming")
-		return err
+		return nil
 	}
 	for r, err := range c.Client.Loaded(ctx, q) {
 		if err != nil {
 			return err
 		}
-		if r.LoadedTime.After(c.seenLoaded) {
-			c.seenLoaded = r.LoadedTime
+		if r.LoadedTime.After(seen) {
+			seen = r.LoadedTime
 		}
 		if chunk = append(chunk, r); len(chunk) == confirmChunk {
 			if err := take(); err != nil {
@@ -241,22 +247,23 @@ func (c *confirmation) tellFailed(ctx context.Context, failed []amieusage.Failed
 	return nil
 }
 
-// search looks for the remaining entries whenever they were loaded: for the
-// first of them one by one, and for others where those were found. To read all
-// that was ever loaded could take longer than the service takes to load what it
-// has only just accepted.
-func (c *confirmation) search(ctx context.Context) error {
+// search looks for the remaining entries whenever they were loaded: for some of
+// them one by one, and for others where those were found. They are drawn at
+// random, as any number may be lost for ever. To read all that was ever loaded
+// could take longer than the service takes to load what it has only just
+// accepted.
+func (c *confirmation) search(ctx context.Context, remaining int64) error {
 	if c.noLoaded {
 		return nil
 	}
-	entries, err := c.Queue.List(ctx, outbox.Filter{States: []outbox.State{outbox.Queued}, Limit: singleLookups + 1})
+	entries, err := c.Queue.Sample(ctx, outbox.Queued, singleLookups)
 	if err != nil {
 		return err
 	}
 	seen := c.seenLoaded
 	defer func() { c.seenLoaded = seen }()
 	var found time.Time // the earliest LoadedTime of what was found
-	for _, e := range entries[:min(len(entries), singleLookups)] {
+	for _, e := range entries {
 		c.seenLoaded = time.Time{}
 		before := c.Summary.Loaded
 		if err := c.takeLoaded(ctx, amieusage.LoadedQuery{LocalRecordID: e.Record.Identity().LocalRecordID}); err != nil {
@@ -266,7 +273,7 @@ func (c *confirmation) search(ctx context.Context) error {
 			found = c.seenLoaded
 		}
 	}
-	if len(entries) > singleLookups && !found.IsZero() {
+	if remaining > singleLookups && !found.IsZero() {
 		if err := c.takeLoaded(ctx, amieusage.LoadedQuery{MinLoadedTime: found}); err != nil {
 			return err
 		}

@@ -189,6 +189,40 @@ func TestLostOutbox(t *testing.T) {
 	}
 }
 
+// However many entries wait for what will never be loaded, the others are found.
+func TestLostAtTheService(t *testing.T) {
+	const lost, old = 150, 50
+	service := newService(t, ledger.Open)
+	service.skew = -30 * 24 * time.Hour
+	first := service.site(t)
+	first.collect(t, manyJobs(old)...)
+	first.send(t)
+	service.load(t)
+	service.mu.Lock()
+	service.skew = 0
+	service.mu.Unlock()
+
+	s := service.site(t)
+	var vanishing []any
+	for i := range lost {
+		vanishing = append(vanishing, job(fmt.Sprint("lost", i)))
+	}
+	s.collect(t, vanishing...)
+	service.through(func(http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			_, _ = fmt.Fprintf(w, `{"Message": "%d records have been queued for loading."}`, lost)
+		})
+	})
+	s.send(t)
+	service.through(nil)
+	s.collect(t, manyJobs(old)...)
+	s.send(t)
+	for deadline := time.Now().Add(long); s.states(t)[outbox.Loaded] == 0 && time.Now().Before(deadline); {
+		s.confirm(t, 300*time.Millisecond)
+	}
+	s.wantStates(t, map[outbox.State]int64{outbox.Loaded: old, outbox.Queued: lost})
+}
+
 // A run does not read again what was loaded long before, not even while it
 // waits for a service that is slow to load.
 func TestConfirmReadsNothingOld(t *testing.T) {

@@ -50,7 +50,10 @@ func numbered(i int) *batch.Job { return job(strconv.Itoa(i)) }
 // report is what the command does.
 func (s *site) report(source batch.Source) error {
 	ctx := context.Background()
-	err := s.agent.Deliver(ctx, func() error { return s.agent.Collect(ctx, source, nil, nil) })
+	err, unreached := s.agent.Deliver(ctx, func() error { return s.agent.Collect(ctx, source, nil, nil) })
+	if err == nil {
+		err = unreached
+	}
 	if err == nil {
 		err = s.agent.Send(ctx)
 	}
@@ -130,6 +133,71 @@ func TestDeliverWithoutService(t *testing.T) {
 	}
 }
 
+// What a look has read and not stored when it was cut off is looked at again.
+func TestDeliverAfterACutLook(t *testing.T) {
+	service := newService(t, ledger.Open)
+	s := service.site(t, usageclient.WithMaxRequestRecords(500))
+	cut := make(chan struct{})
+	var pages, searched atomic.Int64
+	service.through(func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasSuffix(r.URL.Path, "/usage/loaded") {
+				query := r.URL.Query()
+				if query.Has("LocalRecordID") {
+					searched.Add(1)
+				}
+				switch pages.Add(1) {
+				case 1:
+					query.Set("Limit", "700")
+					r.URL.RawQuery = query.Encode()
+				case 2:
+					w.WriteHeader(http.StatusServiceUnavailable)
+					close(cut)
+					return
+				}
+			}
+			next.ServeHTTP(w, r)
+			if r.Method == http.MethodPost {
+				service.load(t) // so that each message has a LoadedTime of its own
+			}
+		})
+	})
+	if err := s.report(jobs{between: func() { <-cut }, of: numbered}); err != nil {
+		t.Fatal(err)
+	}
+	s.wantStates(t, map[outbox.State]int64{outbox.Loaded: allJobs})
+	if n := searched.Load(); n > 0 {
+		t.Errorf("%d records were searched for", n)
+	}
+}
+
+// A service that keeps everybody waiting is waited for once when all is
+// collected.
+func TestDeliverToASlowService(t *testing.T) {
+	var requests atomic.Int64
+	begun, collected := make(chan struct{}), make(chan struct{})
+	slow := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if requests.Add(1) == 1 {
+			close(begun)
+		}
+		<-collected
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}))
+	defer slow.Close()
+	s := newSite(t)
+	s.agent.Client = clientAt(t, slow.URL)
+	ctx := context.Background()
+	err, unreached := s.agent.Deliver(ctx, func() error {
+		// What a test can wait for is one step before what Deliver sees.
+		defer time.AfterFunc(100*time.Millisecond, func() { close(collected) })
+		return s.agent.Collect(ctx, jobs{between: func() { <-begun }, of: numbered}, nil, nil)
+	})
+	if err != nil || !errors.Is(unreached, usageclient.ErrUnavailable) || requests.Load() != 1 {
+		t.Errorf("errors %v and %v, %d requests", err, unreached, requests.Load())
+	}
+	s.wantStates(t, map[outbox.State]int64{outbox.Pending: allJobs})
+}
+
 // Problems come in the order of the stages, whenever they are found.
 func TestProblemsInOrder(t *testing.T) {
 	service := newService(t, ledger.Strict)
@@ -182,7 +250,7 @@ func TestDeliverInterrupted(t *testing.T) {
 	s.agent.Client = clientAt(t, slow.URL)
 	ctx, cancel := context.WithCancel(context.Background())
 	source := jobs{of: numbered, between: func() { <-hanging; cancel() }}
-	err := s.agent.Deliver(ctx, func() error { return s.agent.Collect(ctx, source, &outbox.Cursor{Source: "sacct", At: begin}, nil) })
+	err, _ := s.agent.Deliver(ctx, func() error { return s.agent.Collect(ctx, source, &outbox.Cursor{Source: "sacct", At: begin}, nil) })
 	if !errors.Is(err, context.Canceled) || s.states(t)[outbox.Pending] < firstJobs || !s.cursor(t).IsZero() {
 		t.Errorf("error %v, states %v, cursor %s", err, s.states(t), s.cursor(t))
 	}

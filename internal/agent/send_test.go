@@ -121,6 +121,42 @@ func TestOversizedRequestsAreSplit(t *testing.T) {
 
 // TestSendIsCutOff ends a send between and within requests: what the service
 // has is known to the outbox or sent again, and counts once.
+// What is corrected while it is under way is sent again: the answer is that to
+// its former content.
+func TestCorrectedUnderWay(t *testing.T) {
+	for _, status := range []int{http.StatusOK, http.StatusServiceUnavailable} {
+		service := newService(t, ledger.Open)
+		s := service.site(t)
+		s.collect(t, job("1"), job("2"))
+		service.through(func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if err := s.agent.Collect(r.Context(), source{job("1", ran(2))}, nil, nil); err != nil {
+					t.Error(err)
+				}
+				answer := httptest.NewRecorder()
+				next.ServeHTTP(answer, r)
+				if w.WriteHeader(status); status == http.StatusOK {
+					_, _ = w.Write(answer.Body.Bytes())
+				}
+			})
+		})
+		_ = s.agent.Send(context.Background())
+		service.through(nil)
+		if status == http.StatusOK {
+			s.wantStates(t, map[outbox.State]int64{outbox.Pending: 1, outbox.Queued: 1})
+		} else {
+			s.wantStates(t, map[outbox.State]int64{outbox.Pending: 2})
+		}
+		s.send(t)
+		service.load(t)
+		s.confirm(t, long)
+		s.wantStates(t, map[outbox.State]int64{outbox.Loaded: 2})
+		if records, charge := service.inLedger(t); records != 2 || charge != 24_000_000 {
+			t.Errorf("the ledger holds %d records and %d millionths", records, charge)
+		}
+	}
+}
+
 func TestSendIsCutOff(t *testing.T) {
 	for _, tt := range []struct {
 		what string

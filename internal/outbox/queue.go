@@ -57,6 +57,10 @@ type Queue interface {
 	// List returns a page of entries in order of their IDs.
 	List(ctx context.Context, f Filter) ([]Entry, error)
 
+	// Sample returns at most n of the entries in the state, drawn at random, in
+	// order of their IDs.
+	Sample(ctx context.Context, state State, n int) ([]Entry, error)
+
 	// Counts returns how many entries there are, by resource and state, in
 	// that order; what has none is left out.
 	Counts(ctx context.Context) ([]Count, error)

@@ -96,6 +96,16 @@ func (q *Outbox) List(ctx context.Context, f outbox.Filter) (page []outbox.Entry
 	return page[:min(len(page), f.Limit)], nil
 }
 
+// Sample returns some of the entries in the state, drawn at random.
+func (q *Outbox) Sample(ctx context.Context, state outbox.State, n int) (sample []outbox.Entry, err error) {
+	err = q.db.read(ctx, func(conn *sqlite.Conn) error {
+		sample, err = entries(conn, `entry_id IN (SELECT entry_id FROM entries WHERE `+inState(state)+` ORDER BY random() LIMIT ?2)
+			ORDER BY entry_id`, stateNumber(state), n)
+		return err
+	})
+	return sample, err
+}
+
 func entries(conn *sqlite.Conn, where string, args ...any) (found []outbox.Entry, err error) {
 	err = sqlitex.Execute(conn, `SELECT `+entryColumns+` FROM entries JOIN records USING (entry_id) WHERE `+where, &sqlitex.ExecOptions{
 		Args: args,

@@ -62,11 +62,20 @@ func OpenComparison() (*Comparison, error) {
 // Close removes the comparison.
 func (c *Comparison) Close() error { return c.conn.Close() }
 
-// Add adds sides.
+// Add adds sides. Where their file cannot grow, the error is a
+// *amieusage.Error.
 func (c *Comparison) Add(ctx context.Context, sides []outbox.Side) (err error) {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	defer func() {
+		switch resultCode(err) {
+		case sqlite.ResultFull, sqlite.ResultIOErr, sqlite.ResultCantOpen:
+			err = &amieusage.Error{Code: amieusage.CodeUnavailable, Err: err,
+				Message: "the temporary file of the comparison cannot be written",
+				Hint:    "free some disk space, or set TMPDIR to a folder that has it"}
+		}
+	}()
 	defer sqlitex.Transaction(c.conn)(&err)
 	stmt, err := c.conn.Prepare(`
 		INSERT INTO sides SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14

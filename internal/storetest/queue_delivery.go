@@ -192,6 +192,23 @@ func testQueueList(q *queueTest) {
 	if diff := cmp.Diff([]outbox.ID{2, 3, 6, 7, 10}, got); diff != "" {
 		q.t.Errorf("All (-want +got):\n%s", diff)
 	}
+	drawn := map[outbox.ID]bool{}
+	for range 100 {
+		sample, err := q.Sample(ctx, outbox.Pending, 2)
+		q.check(err)
+		if len(sample) != 2 || sample[0].ID >= sample[1].ID {
+			q.t.Fatalf("a sample of two has %d entries, or not in order", len(sample))
+		}
+		drawn[sample[0].ID], drawn[sample[1].ID] = true, true
+	}
+	if diff := cmp.Diff(map[outbox.ID]bool{3: true, 7: true, 11: true}, drawn); diff != "" {
+		q.t.Errorf("drawn in 100 samples (-want +got):\n%s", diff)
+	}
+	for state, want := range map[outbox.State]int{outbox.Loaded: 3, outbox.Failed: 0} {
+		if sample, err := q.Sample(ctx, state, 10); err != nil || len(sample) != want {
+			q.t.Errorf("a sample of all that are %s has %d entries, error %v", state, len(sample), err)
+		}
+	}
 	cancelled, cancel := context.WithCancel(ctx)
 	cancel()
 	errs := 0
