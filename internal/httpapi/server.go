@@ -30,7 +30,8 @@ type ServerConfig struct {
 	// nil: nothing. It is the place of [Handler.Stop].
 	OnStop func()
 	// MaxConnections is how many connections are open at a time: one more
-	// closes those that have been idle longest, of the address that has most.
+	// closes those that have been idle longest, of the address that has most, and
+	// one that has a request only where none is idle.
 	// 0: [DefaultMaxConnections].
 	MaxConnections int
 
@@ -63,7 +64,10 @@ func NewServer(c ServerConfig) *Server {
 	if c.MaxConnections == 0 {
 		c.MaxConnections = DefaultMaxConnections
 	}
-	listener := newConnections(c.Listener, c.MaxConnections, c.Logger)
+	headerTimeout := or(c.ReadHeaderTimeout, 10*time.Second)
+	listener := &connections{
+		Listener: c.Listener, max: c.MaxConnections, quiet: headerTimeout, log: c.Logger, open: map[*connection]bool{},
+	}
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	return &Server{
@@ -72,7 +76,7 @@ func NewServer(c ServerConfig) *Server {
 			ConnState:         listener.changed,
 			Handler:           c.Handler,
 			TLSConfig:         c.TLS,
-			ReadHeaderTimeout: or(c.ReadHeaderTimeout, 10*time.Second),
+			ReadHeaderTimeout: headerTimeout,
 			ReadTimeout:       or(c.ReadTimeout, 60*time.Second),
 			WriteTimeout:      or(c.WriteTimeout, 150*time.Second),
 			IdleTimeout:       or(c.IdleTimeout, 120*time.Second),
