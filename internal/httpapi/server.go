@@ -10,9 +10,14 @@ import (
 	"time"
 )
 
-// DefaultMaxConnections is the number of connections of a [Server] that is told
-// no other.
-const DefaultMaxConnections = 2048
+// Limits of a [Server] that is told no others.
+const (
+	// DefaultMaxConnections is the number of its connections.
+	DefaultMaxConnections = 2048
+	// DefaultReadTimeout is less than [DefaultRequestTimeout], so that a slow
+	// body is answered as such.
+	DefaultReadTimeout = 40 * time.Second
+)
 
 // maxHeaderBytes leaves room for the ids of thousands of failed records in the
 // path of one request.
@@ -36,8 +41,8 @@ type ServerConfig struct {
 	MaxConnections int
 
 	ReadHeaderTimeout time.Duration // 10 s: until a request's header is there
-	ReadTimeout       time.Duration // 60 s: until its body is there too
-	WriteTimeout      time.Duration // 150 s: until it is answered
+	ReadTimeout       time.Duration // [DefaultReadTimeout]: until its body is there too
+	WriteTimeout      time.Duration // 150 s: until its answer is read
 	IdleTimeout       time.Duration // 120 s: between two requests of a connection
 	DrainTimeout      time.Duration // 30 s: for requests in flight when the server stops
 }
@@ -77,7 +82,7 @@ func NewServer(c ServerConfig) *Server {
 			Handler:           c.Handler,
 			TLSConfig:         c.TLS,
 			ReadHeaderTimeout: headerTimeout,
-			ReadTimeout:       or(c.ReadTimeout, 60*time.Second),
+			ReadTimeout:       or(c.ReadTimeout, DefaultReadTimeout),
 			WriteTimeout:      or(c.WriteTimeout, 150*time.Second),
 			IdleTimeout:       or(c.IdleTimeout, 120*time.Second),
 			MaxHeaderBytes:    maxHeaderBytes,
