@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"runtime"
 	"runtime/debug"
 	"time"
 
@@ -55,6 +54,9 @@ server itself.
 The policy decides what is loaded: strict loads only what the registry knows
 (see: amieusage admin import); open registers the resources, projects and
 users that it meets, and is meant for trying a client.
+
+It keeps its memory near 192 MiB, by collecting garbage more often as it comes
+there; GOMEMLIMIT in the environment sets another limit, such as 512MiB.
 
 On SIGTERM or SIGINT requests in flight are answered, what is queued is loaded
 as far as 10 seconds allow, and the rest stays queued for the next start.`,
@@ -105,7 +107,9 @@ func (p *program) serve(ctx context.Context, o *serveOptions) error {
 	if o.maxConnections < 1 {
 		return usageError("--max-connections must be 1 or more")
 	}
-	tuneRuntime()
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(memoryLimit)
+	}
 	tlsConfig, err := p.serverTLS(o, log)
 	if err != nil {
 		return err
@@ -167,21 +171,9 @@ func (p *program) serve(ctx context.Context, o *serveOptions) error {
 }
 
 // memoryLimit is from where on the service rather spends time on collecting
-// garbage than memory on keeping it.
+// garbage than memory on keeping it: at most half of its time, and it may come
+// to have more.
 const memoryLimit = 192 << 20
-
-// tuneRuntime sets what the environment does not set.
-func tuneRuntime() {
-	// While one site keeps all processors of the runtime busy, the network is
-	// not looked at for others. With more of them than there are cores, the
-	// system decides who goes on, and shares by need.
-	if os.Getenv("GOMAXPROCS") == "" {
-		runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), httpapi.SiteWorkers+2))
-	}
-	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(memoryLimit)
-	}
-}
 
 // A listener is a store that hears what its other replicas accept.
 type listener interface {

@@ -15,29 +15,41 @@ import (
 
 const (
 	// maxHeldHeaders is about how many bytes of requests' headers a server holds
-	// at a time. What they are parsed into takes some ten times that.
+	// at a time. What they are parsed into takes some twenty times that.
 	maxHeldHeaders = 4 << 20
-	// smallHeader is the length up to which a header is read even then.
-	smallHeader = 2 << 10
+	// smallHeader is the length up to which a header is read even then: what is
+	// read at once, in which there may be some of the body, too.
+	smallHeader = 4 << 10
 )
 
 // connections is a listener that bounds what all its connections take
 // together: their number, and the bytes of headers of the requests that have
 // no answer yet.
 //
-// Where there are too many, those are closed that have been idle longest, of
-// the address that has most: one address cannot shut out the others, and
-// whoever has just been served is not shut out by silent ones.
+// Where there is too much, connections are closed of the address that has most:
+// one address cannot shut out the others, and whoever has just been served is
+// not shut out by silent ones. A connection with a request gives way to none as
+// long as one is idle, be it of another address.
 type connections struct {
 	net.Listener
 	max int
-	log *slog.Logger
+	// quiet is how long a connection has been idle that may be closed though its
+	// address has few.
+	quiet time.Duration
+	log   *slog.Logger
 
 	mu      sync.Mutex
 	open    map[*connection]bool
 	headers int // bytes of headers held, over all connections
-	closed  int // connections closed to make room, since that was logged
-	logged  time.Time
+	// What was closed since that was logged, because of the number of
+	// connections and because of their headers.
+	tooMany, tooLong closings
+}
+
+// closings are connections that were closed for one reason.
+type closings struct {
+	count  int
+	logged time.Time
 }
 
 // A connection is one of a server, from its being accepted to its end.
@@ -53,10 +65,6 @@ type connection struct {
 }
 
 var errHeldHeaders = errors.New("the service holds as many headers as it can")
-
-func newConnections(l net.Listener, most int, log *slog.Logger) *connections {
-	return &connections{Listener: l, max: most, log: log, open: map[*connection]bool{}}
-}
 
 // Accept waits for the next connection.
 func (s *connections) Accept() (net.Conn, error) {
@@ -90,39 +98,105 @@ func addressOf(remote string) netip.Addr {
 	return address
 }
 
-// makeRoom closes some connections, so that this is not done anew for each one
-// that comes.
+// makeRoom closes some idle connections, so that this is not done anew for each
+// one that comes: of the addresses that have most, or else those that have long
+// been idle. Only where there are none, one is closed that has a request.
 func (s *connections) makeRoom() {
-	byAddress := map[netip.Addr][]*connection{}
-	var most []*connection
+	count := map[netip.Addr]int{}
+	most := 0
 	for c := range s.open {
-		of := append(byAddress[c.address], c)
-		byAddress[c.address] = of
-		if len(of) > len(most) {
-			most = of
+		count[c.address]++
+		most = max(most, count[c.address])
+	}
+	now := time.Now()
+	var idle, long, active []*connection
+	for c := range s.open {
+		ofMost := count[c.address] == most
+		switch {
+		case ofMost && c.active:
+			active = append(active, c)
+		case ofMost:
+			idle = append(idle, c)
+		case !c.active && now.Sub(c.since) > s.quiet:
+			long = append(long, c)
 		}
 	}
-	slices.SortFunc(most, func(a, b *connection) int {
-		if a.active != b.active {
-			if b.active {
-				return -1
-			}
+	victims, n := idle, 1+s.max/64
+	if len(victims) == 0 {
+		victims = long
+	}
+	if len(victims) == 0 {
+		victims, n = active, 1
+	}
+	slices.SortFunc(victims, func(a, b *connection) int { return a.since.Compare(b.since) })
+	for _, c := range victims[:min(len(victims), n)] {
+		s.drop(c, &s.tooMany)
+	}
+	s.tell(&s.tooMany, victims[0], "as many connections as may be open: those idle longest are closed, of the address that has most")
+}
+
+// makeHeaderRoom makes room for the header of c: of the address that holds most
+// bytes of headers, the longest give way that are not read to their end, or else
+// those of the longest requests. That is c itself where it is of this address:
+// who holds as much as may be held cannot make the service read ever more.
+func (s *connections) makeHeaderRoom(c *connection) {
+	held := map[netip.Addr]int{}
+	for c := range s.open {
+		held[c.address] += c.header
+	}
+	most := c.address
+	for address, n := range held {
+		if n > held[most] {
+			most = address
+		}
+	}
+	of := []*connection{c}
+	if most != c.address {
+		of = s.longest(most)
+	}
+	for _, c := range of {
+		if s.drop(c, &s.tooLong); s.headers <= maxHeldHeaders {
+			break
+		}
+	}
+	s.tell(&s.tooLong, of[0], "as many bytes of headers as may be held: connections with long ones are closed, of the address that has most")
+}
+
+// longest returns an address' connections that hold headers: those first that
+// are not read to their end, and the longest of each.
+func (s *connections) longest(address netip.Addr) (of []*connection) {
+	for c := range s.open {
+		if c.address == address && c.header > 0 {
+			of = append(of, c)
+		}
+	}
+	slices.SortFunc(of, func(a, b *connection) int {
+		switch {
+		case a.active == b.active:
+			return cmp.Compare(b.header, a.header)
+		case a.active:
 			return 1
 		}
-		return cmp.Compare(a.since.UnixNano(), b.since.UnixNano())
+		return -1
 	})
-	for _, c := range most[:min(len(most), 1+s.max/64)] {
-		s.forget(c)
-		// A write that is under way is cut off; nothing waits.
-		_ = c.Conn.Close()
-		s.closed++
+	return of
+}
+
+// drop closes a connection. A write that is under way is cut off; nothing waits.
+func (s *connections) drop(c *connection, because *closings) {
+	s.forget(c)
+	because.count++
+	_ = c.Conn.Close()
+}
+
+// tell logs, once a minute, that connections such as c were closed.
+func (s *connections) tell(because *closings, c *connection, why string) {
+	now := time.Now()
+	if now.Sub(because.logged) < time.Minute {
+		return
 	}
-	if time.Since(s.logged) > time.Minute {
-		s.logged = time.Now()
-		s.log.Warn("as many connections as may be open: those idle longest are closed, of the address that has most",
-			"open", len(s.open), "address", most[0].address, "closed", s.closed)
-		s.closed = 0
-	}
+	s.log.Warn(why, "open", len(s.open), "address", c.address, "closed", because.count)
+	*because = closings{logged: now}
 }
 
 func (s *connections) forget(c *connection) {
@@ -162,9 +236,9 @@ func (c *connection) Read(p []byte) (int, error) {
 	c.header += n
 	s.headers += n
 	if s.headers > maxHeldHeaders && c.header > smallHeader {
-		s.forget(c)
-		_ = c.Conn.Close()
-		return 0, errHeldHeaders
+		if s.makeHeaderRoom(c); !s.open[c] {
+			return 0, errHeldHeaders
+		}
 	}
 	return n, err
 }

@@ -33,8 +33,11 @@ const Prefix = "/api/v1"
 
 // Limits of a [Handler] that is told no others.
 const (
-	DefaultMaxInFlight    = 128
-	DefaultRequestTimeout = 90 * time.Second
+	DefaultMaxInFlight = 128
+	// DefaultRequestTimeout is less than a client waits for its answer
+	// (usageclient.DefaultTimeout): a service that is slow, or was stopped,
+	// does nothing for those who have given up and sent again.
+	DefaultRequestTimeout = 45 * time.Second
 )
 
 // Config is what a [Handler] is made of. Service, Logger, Clock and Random

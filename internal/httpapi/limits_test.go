@@ -132,89 +132,236 @@ func TestOneSiteTakesOnlyItsShare(t *testing.T) {
 	do(t, http.DefaultClient, request(t, "GET", url, nil)).into(t, &[]struct{}{})
 }
 
+// A peer is one connection from an address.
+type peer struct {
+	net.Conn
+	in *bufio.Reader
+}
+
+// dialFrom opens a connection that is closed at the end of the test.
+func (r *running) dialFrom(t *testing.T, address string) *peer {
+	t.Helper()
+	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(address)}}
+	conn, err := dialer.Dial("tcp", r.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	return &peer{conn, bufio.NewReader(conn)}
+}
+
+// write sends text, as far as the connection is open.
+func (p *peer) write(text string) { _, _ = io.WriteString(p, text) }
+
+// answer reads an answer, and returns its status; 0: the connection is closed.
+func (p *peer) answer() int {
+	response, err := http.ReadResponse(p.in, nil)
+	if err == nil {
+		_, err = io.Copy(io.Discard, response.Body)
+	}
+	if err != nil {
+		return 0
+	}
+	return response.StatusCode
+}
+
+func (p *peer) ask() int {
+	p.write("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+	return p.answer()
+}
+
+// begin sends a request but for its body, and returns when the service waits
+// for it.
+func (p *peer) begin(t *testing.T) {
+	t.Helper()
+	p.write(strings.Replace(postHeader(3), "\r\n\r\n", "\r\nExpect: 100-continue\r\n\r\n", 1))
+	if response, err := http.ReadResponse(p.in, nil); err != nil || response.StatusCode != http.StatusContinue {
+		t.Fatalf("no go-ahead: %v, %v", response, err)
+	}
+}
+
+// end sends the body, which is no message.
+func (p *peer) end() int {
+	p.write("{}x")
+	return p.answer()
+}
+
 // Connections beyond the limit take the places of those idle longest, of the
 // address that has most.
 func TestConnectionLimit(t *testing.T) {
 	b := newBench(t)
 	server := b.run(t, func(c *httpapi.ServerConfig) { c.MaxConnections = 4 })
-	dialFrom := func(address string) (net.Conn, *bufio.Reader) {
-		dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(address)}}
-		conn, err := dialer.Dial("tcp", server.address)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { conn.Close() })
-		return conn, bufio.NewReader(conn)
+	quiet := server.dialFrom(t, "127.0.0.2")
+	if quiet.ask() != 200 {
+		t.Fatal("the first connection is closed")
 	}
-	ask := func(conn net.Conn, in *bufio.Reader) error {
-		if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.WriteString(conn, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
-			return err
-		}
-		response, err := http.ReadResponse(in, nil)
-		if err == nil {
-			_, err = io.Copy(io.Discard, response.Body)
-		}
-		return err
-	}
-	quiet, quietIn := dialFrom("127.0.0.2")
-	if err := ask(quiet, quietIn); err != nil {
-		t.Fatal(err)
-	}
-	var last net.Conn
-	var lastIn *bufio.Reader
+	var last *peer
 	for range 20 {
-		last, lastIn = dialFrom("127.0.0.3")
-		if err := ask(last, lastIn); err != nil {
-			t.Fatalf("a new connection: %v", err)
+		last = server.dialFrom(t, "127.0.0.3")
+		if last.ask() != 200 {
+			t.Fatal("a new connection is closed")
 		}
 	}
-	if err := ask(last, lastIn); err != nil {
-		t.Errorf("the newest connection is closed: %v", err)
+	if last.ask() != 200 {
+		t.Error("the newest connection is closed")
 	}
-	if err := ask(quiet, quietIn); err != nil {
-		t.Errorf("the only connection of another address is closed: %v", err)
+	if quiet.ask() != 200 {
+		t.Error("the only connection of another address is closed")
 	}
 	if n := strings.Count(b.log.String(), "as many connections as may be open"); n != 1 {
 		t.Errorf("the log has %d lines of it, want 1", n)
 	}
 }
 
-// Headers that are held come to no more than a bound; small ones are served
-// even then.
+// A connection with a request is not closed for others while one is idle: of
+// the same address, of as many others, or, where it is idle for long, of any.
+func TestConnectionLimitSparesRequests(t *testing.T) {
+	t.Run("of one address", func(t *testing.T) {
+		server := newBench(t).run(t, func(c *httpapi.ServerConfig) { c.MaxConnections = 128 })
+		var busy []*peer
+		for range 8 {
+			p := server.dialFrom(t, "127.0.0.3")
+			p.begin(t)
+			busy = append(busy, p)
+		}
+		for range 2 * 128 {
+			if server.dialFrom(t, "127.0.0.3").ask() != 200 {
+				t.Fatal("a new connection is closed")
+			}
+		}
+		for _, p := range busy {
+			if p.end() != 400 {
+				t.Error("a connection with a request is closed")
+			}
+		}
+	})
+	t.Run("the last idle one", func(t *testing.T) {
+		// Two at a time are closed where there are 64.
+		begun, end := make(chan struct{}), make(chan struct{})
+		server := newBench(t).run(t, func(c *httpapi.ServerConfig) {
+			c.MaxConnections = 64
+			c.Handler = http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+				begun <- struct{}{}
+				<-end
+			})
+		})
+		var busy []*peer
+		for i := range 64 {
+			p := server.dialFrom(t, "127.0.0.3")
+			if i == 0 {
+				continue // idle
+			}
+			p.write("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+			<-begun
+			busy = append(busy, p)
+		}
+		last := server.dialFrom(t, "127.0.0.3")
+		last.write("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+		<-begun
+		close(end)
+		for i, p := range append(busy, last) {
+			if p.answer() != 200 {
+				t.Errorf("connection %d, which has a request, is closed", i)
+			}
+		}
+	})
+	t.Run("of many addresses", func(t *testing.T) {
+		server := newBench(t).run(t, func(c *httpapi.ServerConfig) { c.MaxConnections = 4 })
+		busy := server.dialFrom(t, "127.0.0.3")
+		busy.begin(t)
+		for i := range 30 {
+			if server.dialFrom(t, fmt.Sprint("127.0.1.", i+1)).ask() != 200 {
+				t.Fatal("a new connection is closed")
+			}
+		}
+		if busy.end() != 400 {
+			t.Error("a connection with a request is closed")
+		}
+	})
+	t.Run("of another address", func(t *testing.T) {
+		server := newBench(t).run(t, func(c *httpapi.ServerConfig) {
+			c.MaxConnections = 4
+			c.ReadHeaderTimeout = time.Millisecond
+		})
+		idle := server.dialFrom(t, "127.0.0.4")
+		if idle.ask() != 200 {
+			t.Fatal("the first connection is closed")
+		}
+		var busy []*peer
+		for range 4 {
+			p := server.dialFrom(t, "127.0.0.3")
+			p.begin(t)
+			busy = append(busy, p)
+		}
+		for _, p := range busy {
+			if p.end() != 400 {
+				t.Error("a connection with a request is closed")
+			}
+		}
+		if idle.ask() != 0 {
+			t.Error("five connections are open, of at most four")
+		}
+	})
+}
+
+// Headers that are held come to no more than a bound. The longest give way, of
+// the address that holds most of them, and nobody else's; that address itself is
+// served small ones.
 func TestHeldHeaders(t *testing.T) {
 	b := newBench(t)
-	server := b.run(t, nil)
-	hold := func(length int) {
-		conn, err := net.Dial("tcp", server.address)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { conn.Close() })
-		// One that is too many is closed meanwhile.
-		_, _ = io.WriteString(conn, "GET /healthz HTTP/1.1\r\nX: "+strings.Repeat("x", length))
-	}
-	for range 40 {
-		hold(100 << 10)
-	}
-	large := func() error {
-		conn, err := net.Dial("tcp", server.address)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		_, _ = io.WriteString(conn, "GET /healthz HTTP/1.1\r\nHost: x\r\nX: "+strings.Repeat("x", 8<<10)+"\r\n\r\n")
-		_, err = http.ReadResponse(bufio.NewReader(conn), nil)
-		return err
-	}
-	eventually(t, "a large header is refused", func() bool {
-		hold(7 << 10)
-		return large() != nil
+	server := b.run(t, func(c *httpapi.ServerConfig) {
+		c.Handler = b.handler // to check long paths takes long
+		c.ReadHeaderTimeout = time.Minute
 	})
-	if status := dial(t, server.address, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").StatusCode; status != 200 {
-		t.Errorf("a small header: %d", status)
+	const length = 100 << 10
+	var holding []*peer
+	for range 60 {
+		p := server.dialFrom(t, "127.0.0.2")
+		p.write("GET /healthz HTTP/1.1\r\nX: " + strings.Repeat("x", length))
+		holding = append(holding, p)
+	}
+	eventually(t, "as many are held as may be", func() bool {
+		return strings.Contains(b.log.String(), "as many bytes of headers as may be held")
+	})
+	send := func(address string) int {
+		p := server.dialFrom(t, address)
+		defer p.Close()
+		p.write(postHeader(8<<10) + strings.Repeat(" ", 8<<10))
+		return p.answer()
+	}
+	clear := func(address string) int {
+		p := server.dialFrom(t, address)
+		defer p.Close()
+		p.write("DELETE /api/v1/usage/failed/1" + strings.Repeat(",1", length/2) + " HTTP/1.1\r\nHost: x\r\n" +
+			"XA-SITE: " + site + "\r\nXA-API-KEY: " + key + "\r\n\r\n")
+		return p.answer()
+	}
+	if got := send("127.0.0.2"); got != 400 {
+		t.Errorf("a send of the same address: %d, want 400", got)
+	}
+	for range 3 {
+		if got := send("127.0.0.3"); got != 400 {
+			t.Errorf("a send of another address: %d, want 400", got)
+		}
+		if got := clear("127.0.0.3"); got != 404 {
+			t.Errorf("a long header of another address: %d, want 404", got)
+		}
+	}
+	open := 0
+	for _, p := range holding {
+		p.write("\r\nHost: x\r\n\r\n")
+		if p.answer() != 0 {
+			open++
+		}
+	}
+	if most := 4 << 20 / length; open > most || open < most/2 {
+		t.Errorf("%d headers of %d bytes are held, want about %d", open, length, most)
+	}
+	if n := strings.Count(b.log.String(), "as many bytes of headers as may be held"); n != 1 {
+		t.Errorf("the log has %d lines of it, want 1", n)
 	}
 }
 

@@ -10,9 +10,14 @@ import (
 	"time"
 )
 
-// DefaultMaxConnections is the number of connections of a [Server] that is told
-// no other.
-const DefaultMaxConnections = 2048
+// Limits of a [Server] that is told no others.
+const (
+	// DefaultMaxConnections is the number of its connections.
+	DefaultMaxConnections = 2048
+	// DefaultReadTimeout is less than [DefaultRequestTimeout], so that a slow
+	// body is answered as such.
+	DefaultReadTimeout = 40 * time.Second
+)
 
 // maxHeaderBytes leaves room for the ids of thousands of failed records in the
 // path of one request.
@@ -30,13 +35,14 @@ type ServerConfig struct {
 	// nil: nothing. It is the place of [Handler.Stop].
 	OnStop func()
 	// MaxConnections is how many connections are open at a time: one more
-	// closes those that have been idle longest, of the address that has most.
+	// closes those that have been idle longest, of the address that has most, and
+	// one that has a request only where none is idle.
 	// 0: [DefaultMaxConnections].
 	MaxConnections int
 
 	ReadHeaderTimeout time.Duration // 10 s: until a request's header is there
-	ReadTimeout       time.Duration // 60 s: until its body is there too
-	WriteTimeout      time.Duration // 150 s: until it is answered
+	ReadTimeout       time.Duration // [DefaultReadTimeout]: until its body is there too
+	WriteTimeout      time.Duration // 150 s: until its answer is read
 	IdleTimeout       time.Duration // 120 s: between two requests of a connection
 	DrainTimeout      time.Duration // 30 s: for requests in flight when the server stops
 }
@@ -63,7 +69,10 @@ func NewServer(c ServerConfig) *Server {
 	if c.MaxConnections == 0 {
 		c.MaxConnections = DefaultMaxConnections
 	}
-	listener := newConnections(c.Listener, c.MaxConnections, c.Logger)
+	headerTimeout := or(c.ReadHeaderTimeout, 10*time.Second)
+	listener := &connections{
+		Listener: c.Listener, max: c.MaxConnections, quiet: headerTimeout, log: c.Logger, open: map[*connection]bool{},
+	}
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	return &Server{
@@ -72,8 +81,8 @@ func NewServer(c ServerConfig) *Server {
 			ConnState:         listener.changed,
 			Handler:           c.Handler,
 			TLSConfig:         c.TLS,
-			ReadHeaderTimeout: or(c.ReadHeaderTimeout, 10*time.Second),
-			ReadTimeout:       or(c.ReadTimeout, 60*time.Second),
+			ReadHeaderTimeout: headerTimeout,
+			ReadTimeout:       or(c.ReadTimeout, DefaultReadTimeout),
 			WriteTimeout:      or(c.WriteTimeout, 150*time.Second),
 			IdleTimeout:       or(c.IdleTimeout, 120*time.Second),
 			MaxHeaderBytes:    maxHeaderBytes,

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/amieusage/amieusage/internal/httpapi"
+	"github.com/amieusage/amieusage/usageclient"
 )
 
 // A running server is one whose Run is under way.
@@ -169,6 +170,17 @@ func TestSlowBody(t *testing.T) {
 		t.Fatal(err)
 	}
 	reply{response.StatusCode, response.Header, body}.problem(t, http.StatusRequestTimeout)
+}
+
+// What takes too long is refused while its client still waits, and a slow body
+// before the work that it would begin.
+func TestTimesFitTogether(t *testing.T) {
+	if httpapi.DefaultRequestTimeout > usageclient.DefaultTimeout*3/4 {
+		t.Errorf("the service works for %v on a request whose client waits for %v", httpapi.DefaultRequestTimeout, usageclient.DefaultTimeout)
+	}
+	if httpapi.DefaultReadTimeout >= httpapi.DefaultRequestTimeout {
+		t.Errorf("a body may take %v, and the whole request %v", httpapi.DefaultReadTimeout, httpapi.DefaultRequestTimeout)
+	}
 }
 
 // A body that ends before its length is refused as a whole.

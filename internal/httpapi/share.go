@@ -15,9 +15,9 @@ const (
 	// siteRequests is the number of its requests in flight: those whose bodies
 	// and answers are held in memory.
 	siteRequests = 8
-	// SiteWorkers is the number of its sends that are worked on: one computes
+	// siteSenders is the number of its sends that are worked on: one computes
 	// while another is stored.
-	SiteWorkers = 3
+	siteSenders = 3
 	// siteReaders is the number of its other requests that are worked on or
 	// whose answers are being read: these can be long.
 	siteReaders = 2
@@ -49,7 +49,7 @@ func (s *shares) share(site ledger.SiteID) *share {
 	defer s.mu.Unlock()
 	one := s.of[site]
 	if one == nil {
-		one = &share{make(chan struct{}, siteRequests), make(chan struct{}, SiteWorkers), make(chan struct{}, siteReaders)}
+		one = &share{make(chan struct{}, siteRequests), make(chan struct{}, siteSenders), make(chan struct{}, siteReaders)}
 		s.of[site] = one
 	}
 	return one

@@ -104,6 +104,18 @@ func Checks(q SQL) []Check {
 			LEFT JOIN resources n ON n.site_id = r.site_id AND n.resource_id = r.resource_id
 			LEFT JOIN batches b ON b.site_id = r.site_id AND b.batch_id = r.batch_id AND r.ordinal < b.record_count AND ` + q.FailedBy + `
 			WHERE n.site_id IS NULL OR b.site_id IS NULL`},
+		{"what an allocation refers to", `
+			SELECT r.site_id, 'the allocation of resource ' || r.resource_id || ' to project ' || r.project_id || ' from ' || r.start_time
+			FROM (SELECT * FROM allocations WHERE ` + q.Rows + `) AS r
+			LEFT JOIN resources n ON n.site_id = r.site_id AND n.resource_id = r.resource_id
+			LEFT JOIN projects p ON p.site_id = r.site_id AND p.project_id = r.project_id
+			WHERE n.site_id IS NULL OR p.site_id IS NULL OR r.end_time <= r.start_time OR r.amount < 0`},
+		{"the users of projects", `
+			SELECT r.site_id, 'project ' || r.project_id || ', user ' || r.user_id
+			FROM (SELECT * FROM project_users WHERE ` + q.Rows + `) AS r
+			LEFT JOIN projects p ON p.site_id = r.site_id AND p.project_id = r.project_id
+			LEFT JOIN users u ON u.site_id = r.site_id AND u.user_id = r.user_id
+			WHERE p.site_id IS NULL OR u.site_id IS NULL`},
 	}
 }
 

@@ -245,6 +245,20 @@ func TestLedgerDamagedBatch(t *testing.T) {
 	loadAll(t, service)
 }
 
+// TestLedgerSetAside marks a whole batch as damaged: nothing loads it, which
+// must be found.
+func TestLedgerSetAside(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "ledger.db")
+	store := openLedger(t, path)
+	service, who, resources := crashSite(t, store)
+	if _, err := service.Accept(context.Background(), who, resources, crashMessageOf(0, 1)); err != nil {
+		t.Fatal(err)
+	}
+	execute(t, path, `UPDATE batches SET damaged = 1`)
+	loadAll(t, service)
+	checkError(t, store.Verify(context.Background()), amieusage.CodeInternal, "batches set aside: PSC: batch 1 is marked as damaged, and is not loaded")
+}
+
 // TestVerify changes a table behind the ledger's back, one at a time.
 func TestVerify(t *testing.T) {
 	good, err := os.ReadFile(fullLedger(t))

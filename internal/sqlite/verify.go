@@ -25,6 +25,8 @@ var checks = append([]ledger.Check{
 	{What: "the site's number of open failed records", Query: `
 		SELECT site_id, open_failed FROM sites s
 		WHERE open_failed IS NOT (SELECT count(*) FROM failed_records f WHERE f.site_id = s.site_id AND f.state = 0)`},
+	{What: "batches set aside", Query: `
+		SELECT site_id, 'batch ' || batch_id || ' is marked as damaged, and is not loaded' FROM batches WHERE damaged <> 0`},
 	{What: "the file", Query: `
 		SELECT 0, integrity_check FROM pragma_integrity_check WHERE integrity_check <> 'ok'`},
 }, ledger.Checks(ledger.SQL{

@@ -204,6 +204,12 @@ var verifyDamages = map[string][]damage{
 		{`UPDATE failed_records SET local_record_id = 'x' WHERE failed_id = 4`, "(record 1 of batch 7): failed record 4 is another one"},
 		{`UPDATE failed_records SET batch_id = 1, ordinal = 3 WHERE failed_id = 2`, "are of the same content"},
 	},
+	"registry": {
+		{`UPDATE allocations SET resource_id = 99 WHERE site_id = 1`, "what an allocation refers to: PSC: the allocation of resource 99 to project "},
+		{`UPDATE allocations SET end_time = start_time WHERE site_id = 2`, "what an allocation refers to: SDSC: "},
+		{`UPDATE project_users SET user_id = 99 WHERE site_id = 1 AND user_id = (SELECT user_id FROM users WHERE site_id = 1 AND username = 'bob')`,
+			"the users of projects: PSC: project "},
+	},
 	"both": {
 		{`UPDATE failed_records SET ordinal = 1 WHERE failed_id = 1`, "failed record 1 has failed, and is revision 1 as well"},
 		{`SELECT 1`, "Compute F of eve for p.abc123456.000 on rm.example.org at 2026-10-01T00:00:00Z: charge 1.25 (record 4 of batch 1): " +
