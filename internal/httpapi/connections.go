@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"cmp"
+	"context"
 	"crypto/tls"
 	"errors"
 	"log/slog"
@@ -11,6 +12,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/amieusage/amieusage/internal/ledger"
 )
 
 const (
@@ -205,13 +208,27 @@ func (s *connections) forget(c *connection) {
 	delete(s.open, c)
 }
 
-// changed notes a connection's new state, as a http.Server tells it: active
-// when a request's header is read, idle when the request is answered.
-func (s *connections) changed(conn net.Conn, state http.ConnState) {
+func connectionOf(conn net.Conn) (c *connection, ok bool) {
 	if t, ok := conn.(*tls.Conn); ok {
 		conn = t.NetConn()
 	}
-	c, ok := conn.(*connection)
+	c, ok = conn.(*connection)
+	return c, ok
+}
+
+// awaited is the ConnContext of a http.Server: what is accepted on the
+// connection is accepted only while its client waits.
+func awaited(ctx context.Context, conn net.Conn) context.Context {
+	if c, ok := connectionOf(conn); ok {
+		return ledger.WithHangUp(ctx, c.hungUp)
+	}
+	return ctx
+}
+
+// changed notes a connection's new state, as a http.Server tells it: active
+// when a request's header is read, idle when the request is answered.
+func (s *connections) changed(conn net.Conn, state http.ConnState) {
+	c, ok := connectionOf(conn)
 	if !ok {
 		return
 	}

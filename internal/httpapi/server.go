@@ -79,6 +79,7 @@ func NewServer(c ServerConfig) *Server {
 		http: &http.Server{
 			Protocols:         &protocols,
 			ConnState:         listener.changed,
+			ConnContext:       awaited,
 			Handler:           c.Handler,
 			TLSConfig:         c.TLS,
 			ReadHeaderTimeout: headerTimeout,

@@ -77,9 +77,19 @@ var ErrQueueFull = &amieusage.Error{
 	Hint:    "send again later",
 }
 
+type hangUpKey struct{}
+
+// WithHangUp returns the context of requests whose client has given up waiting
+// when hungUp says so. Their context ends then, too, but not at once in a process
+// that was stopped meanwhile.
+func WithHangUp(ctx context.Context, hungUp func() bool) context.Context {
+	return context.WithValue(ctx, hangUpKey{}, hungUp)
+}
+
 // Awaited returns an error when nobody waits any more for what a context is of:
-// when it has ended, and also when its deadline is over and the process was
-// stopped meanwhile, and its timers were, too.
+// when it has ended, and also when its deadline is over, or its client has hung
+// up (see [WithHangUp]), and the process was stopped meanwhile, and could not
+// notice.
 //
 // A store asks at the end of Accept, while it holds what lets no other batch of
 // the site in: who has given up waiting may have sent the batch again, and
@@ -87,6 +97,9 @@ var ErrQueueFull = &amieusage.Error{
 func Awaited(ctx context.Context) error {
 	if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {
 		return context.DeadlineExceeded
+	}
+	if hungUp, ok := ctx.Value(hangUpKey{}).(func() bool); ok && hungUp() {
+		return context.Canceled
 	}
 	return ctx.Err()
 }
