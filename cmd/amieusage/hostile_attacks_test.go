@@ -4,10 +4,14 @@ import (
 	"bufio"
 	"bytes"
 	"compress/gzip"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -254,7 +258,7 @@ func attackByPages(t *testing.T, s *attacked, client *http.Client) {
 // waitUntil polls until the condition holds.
 func (s *attacked) waitUntil(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	deadline, tick := time.After(bystanderPatience), time.NewTicker(20*time.Millisecond)
+	deadline, tick := time.After(patience), time.NewTicker(20*time.Millisecond)
 	defer tick.Stop()
 	for !condition() {
 		select {
@@ -314,15 +318,13 @@ func attackByIdling(t *testing.T, s *attacked, _ *http.Client) {
 		conns := s.manyDials(t, 5000, "")
 		conns = append(conns, s.manyDials(t, 5000, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")...)
 		s.waitUntil(t, "no more are open than may be", func() bool {
-			open := 0
-			for _, conn := range conns {
+			conns = slices.DeleteFunc(conns, func(conn net.Conn) bool {
+				var answer [4096]byte
 				_ = conn.SetReadDeadline(time.Now().Add(time.Millisecond))
-				_, err := io.Copy(io.Discard, conn)
-				if timeout, ok := err.(interface{ Timeout() bool }); ok && timeout.Timeout() {
-					open++
-				}
-			}
-			return open <= httpapi.DefaultMaxConnections
+				_, err := conn.Read(answer[:])
+				return err != nil && !errors.Is(err, os.ErrDeadlineExceeded)
+			})
+			return len(conns) <= httpapi.DefaultMaxConnections
 		})
 	})
 	if !strings.Contains(s.lines.String(), "as many connections as may be open") {
