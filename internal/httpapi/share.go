@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"runtime"
 	"sync"
 	"time"
 
@@ -15,15 +16,16 @@ const (
 	// siteRequests is the number of its requests in flight: those whose bodies
 	// and answers are held in memory.
 	siteRequests = 8
-	// siteSenders is the number of its sends that are worked on: one computes
-	// while another is stored.
-	siteSenders = 3
 	// siteReaders is the number of its other requests that are worked on or
 	// whose answers are being read: these can be long.
 	siteReaders = 2
 	// siteWait is how long a request waits for a place among them.
 	siteWait = 10 * time.Second
 )
+
+// siteSenders is the number of its sends that are worked on: with half of the
+// processors, a site that sends what takes long to refuse keeps no other waiting.
+func siteSenders() int { return min(siteRequests, max(1, runtime.GOMAXPROCS(0)/2)) }
 
 var errSiteBusy = &refusal{
 	err: &amieusage.Error{
@@ -49,7 +51,7 @@ func (s *shares) share(site ledger.SiteID) *share {
 	defer s.mu.Unlock()
 	one := s.of[site]
 	if one == nil {
-		one = &share{make(chan struct{}, siteRequests), make(chan struct{}, siteSenders), make(chan struct{}, siteReaders)}
+		one = &share{make(chan struct{}, siteRequests), make(chan struct{}, siteSenders()), make(chan struct{}, siteReaders)}
 		s.of[site] = one
 	}
 	return one
