@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -78,22 +79,26 @@ func python(b *testing.B, dump []byte, step string, args ...string) {
 			b.Fatal(err)
 		}
 	}
-	var rates float64
-	var state *os.ProcessState
+	var rates, memory float64
 	for b.Loop() {
 		command := exec.Command("python3", append([]string{script, step, jobs}, args...)...)
-		command.Stderr = os.Stderr
-		out, err := command.Output()
+		var out bytes.Buffer
+		command.Stdout, command.Stderr = &out, os.Stderr
+		if err := command.Start(); err != nil {
+			b.Fatal(err)
+		}
+		peak := watchMemory(command.Process)
+		err := command.Wait()
+		memory = max(memory, peak())
 		if err != nil {
 			b.Fatal(err)
 		}
-		rate, err := strconv.ParseFloat(strings.TrimSpace(string(out)), 64)
+		rate, err := strconv.ParseFloat(strings.TrimSpace(out.String()), 64)
 		if err != nil {
 			b.Fatal(err)
 		}
 		rates += rate
-		state = command.ProcessState
 	}
 	b.ReportMetric(rates/float64(b.N), "/s")
-	b.ReportMetric(maxRSS(state), "python-MiB")
+	b.ReportMetric(memory, "python-MiB")
 }

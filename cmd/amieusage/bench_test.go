@@ -322,20 +322,26 @@ func endToEnd(b *testing.B, program string, jobs int) {
 	}
 	report := exec.Command(program, "report", "--config", filepath.Join(run, "site.yaml"), "--from-file", dump.Name(), "-o", "json")
 	report.Stderr = os.Stderr
+	var out bytes.Buffer
+	report.Stdout = &out
 	b.ResetTimer()
-	out, err := report.Output()
+	if err := report.Start(); err != nil {
+		b.Fatal(err)
+	}
+	peak := watchMemory(report.Process)
+	err = report.Wait()
 	b.StopTimer()
+	b.ReportMetric(peak(), "report-MiB")
 	var summary struct{ Loaded int }
-	if err := errors.Join(err, json.Unmarshal(out, &summary)); err != nil || summary.Loaded != jobs {
-		b.Fatal(err, string(out))
+	if err := errors.Join(err, json.Unmarshal(out.Bytes(), &summary)); err != nil || summary.Loaded != jobs {
+		b.Fatal(err, out.String())
 	}
 	perSecond(b, jobs)
-	b.ReportMetric(maxRSS(report.ProcessState), "report-MiB")
-	b.ReportMetric(maxRSS(stop()), "serve-MiB")
+	b.ReportMetric(stop(), "serve-MiB")
 }
 
 // startServer starts the service with one site whose key is in the file key.
-func startServer(b *testing.B, program, folder string) (url string, stop func() *os.ProcessState) {
+func startServer(b *testing.B, program, folder string) (url string, stop func() float64) {
 	b.Helper()
 	db := filepath.Join(folder, "ledger.db")
 	for _, args := range [][]string{{"admin", "site", "add", "PSC", "--db", db}, {"admin", "key", "create", "--site", "PSC", "--db", db}} {
@@ -369,19 +375,22 @@ func startServer(b *testing.B, program, folder string) (url string, stop func() 
 		for lines.Scan() {
 		}
 	}()
-	return url, func() *os.ProcessState {
+	peak := watchMemory(server.Process)
+	return url, func() float64 {
 		if err := errors.Join(server.Process.Signal(syscall.SIGTERM), server.Wait()); err != nil {
 			b.Fatal(err)
 		}
-		return server.ProcessState
+		return peak()
 	}
 }
 
-// maxRSS returns the largest memory of a process, in MiB.
-func maxRSS(state *os.ProcessState) float64 {
-	usage, ok := state.SysUsage().(*syscall.Rusage)
-	if !ok {
-		return 0
+// watchMemory returns what tells the peak memory of a process, in MiB, once it is
+// gone.
+func watchMemory(process *os.Process) func() float64 {
+	gone, peak := make(chan struct{}), make(chan float64, 1)
+	go func() { peak <- peakMemory(process.Pid, gone) }()
+	return func() float64 {
+		close(gone)
+		return <-peak
 	}
-	return float64(usage.Maxrss) / 1024
 }

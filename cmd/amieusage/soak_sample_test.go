@@ -183,7 +183,7 @@ func processStatus(process string) map[string]float64 {
 // before the process was gone. (The usage that a parent is told of may be the
 // parent's own: it outlives fork and exec.)
 func peakMemory(pid int, gone <-chan struct{}) (mib float64) {
-	ticker := time.NewTicker(20 * time.Millisecond)
+	ticker := time.NewTicker(10 * time.Millisecond)
 	defer ticker.Stop()
 	for {
 		select {
