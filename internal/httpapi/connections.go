@@ -6,12 +6,15 @@ import (
 	"crypto/tls"
 	"errors"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
 	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"github.com/amieusage/amieusage/internal/ledger"
 )
@@ -23,6 +26,13 @@ const (
 	// smallHeader is the length up to which a header is read even then: what is
 	// read at once, in which there may be some of the body, too.
 	smallHeader = 4 << 10
+	// headerRate is how many bytes a second are read of the headers of an
+	// address, after headerBurst of them. It is that of thousands of requests:
+	// what they are made into takes work, for which no key has to be shown.
+	headerRate, headerBurst = 4 << 20, 1 << 20
+	// maxPaced bounds the addresses that are told apart. Those beyond share one
+	// place.
+	maxPaced = 4096
 )
 
 // connections is a listener that bounds what all its connections take
@@ -36,14 +46,17 @@ const (
 type connections struct {
 	net.Listener
 	max int
-	// quiet is how long a connection has been idle that may be closed though its
-	// address has few.
-	quiet time.Duration
-	log   *slog.Logger
+	// headerTimeout is how long a header may take, and how long a connection has
+	// been idle that may be closed though its address has few.
+	headerTimeout time.Duration
+	log           *slog.Logger
 
 	mu      sync.Mutex
 	open    map[*connection]bool
 	headers int // bytes of headers held, over all connections
+	// paces are of the addresses whose headers were read of late.
+	paces map[netip.Addr]*rate.Limiter
+	swept time.Time // when paces that limit nothing were last forgotten
 	// What was closed since that was logged, because of the number of
 	// connections and because of their headers.
 	tooMany, tooLong closings
@@ -61,6 +74,8 @@ type connection struct {
 	all     *connections
 	address netip.Addr
 
+	closed chan struct{} // is closed with it
+
 	// Guarded by all.mu.
 	since  time.Time // of the last change of its state
 	active bool      // it has a request whose header is read
@@ -75,7 +90,7 @@ func (s *connections) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &connection{Conn: conn, all: s, address: addressOf(conn.RemoteAddr().String()), since: time.Now()}
+	c := &connection{Conn: conn, all: s, address: addressOf(conn.RemoteAddr().String()), closed: make(chan struct{}), since: time.Now()}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.open) >= s.max {
@@ -120,7 +135,7 @@ func (s *connections) makeRoom() {
 			active = append(active, c)
 		case ofMost:
 			idle = append(idle, c)
-		case !c.active && now.Sub(c.since) > s.quiet:
+		case !c.active && now.Sub(c.since) > s.headerTimeout:
 			long = append(long, c)
 		}
 	}
@@ -203,9 +218,13 @@ func (s *connections) tell(because *closings, c *connection, why string) {
 }
 
 func (s *connections) forget(c *connection) {
+	if !s.open[c] {
+		return
+	}
 	s.headers -= c.header
 	c.header = 0
 	delete(s.open, c)
+	close(c.closed)
 }
 
 func connectionOf(conn net.Conn) (c *connection, ok bool) {
@@ -241,14 +260,34 @@ func (s *connections) changed(conn net.Conn, state http.ConnState) {
 	}
 }
 
-// Read reads, and counts what belongs to a header.
+// Read reads, and counts what belongs to a header, which waits for its turn
+// where many of its address were read.
 func (c *connection) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
+	turn, countErr := c.count(n)
+	if countErr != nil {
+		return 0, countErr
+	}
+	if turn > 0 {
+		timer := time.NewTimer(turn)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-c.closed:
+			return 0, net.ErrClosed
+		}
+	}
+	return n, err
+}
+
+// count counts n bytes that were read, where they belong to a header, and
+// returns how long they have to wait.
+func (c *connection) count(n int) (turn time.Duration, err error) {
 	s := c.all
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if c.active || !s.open[c] {
-		return n, err
+		return 0, nil
 	}
 	c.header += n
 	s.headers += n
@@ -257,7 +296,33 @@ func (c *connection) Read(p []byte) (int, error) {
 			return 0, errHeldHeaders
 		}
 	}
-	return n, err
+	now := time.Now()
+	reserved := s.pace(c.address, now).ReserveN(now, n)
+	if turn = reserved.DelayFrom(now); turn > s.headerTimeout {
+		reserved.CancelAt(now)
+		s.drop(c, &s.tooLong)
+		s.tell(&s.tooLong, c, "as many bytes of headers as are read in time of one address: its connections with more are closed")
+		return 0, errHeldHeaders
+	}
+	return turn, nil
+}
+
+// pace limits how fast the headers of an address are read.
+func (s *connections) pace(address netip.Addr, now time.Time) *rate.Limiter {
+	if now.Sub(s.swept) > time.Second {
+		s.swept = now
+		maps.DeleteFunc(s.paces, func(_ netip.Addr, l *rate.Limiter) bool { return l.TokensAt(now) >= headerBurst })
+	}
+	l := s.paces[address]
+	if l == nil && len(s.paces) >= maxPaced {
+		address = netip.Addr{}
+		l = s.paces[address]
+	}
+	if l == nil {
+		l = rate.NewLimiter(headerRate, headerBurst)
+		s.paces[address] = l
+	}
+	return l
 }
 
 // Close closes the connection.

@@ -10,3 +10,6 @@ func (h *Handler) Routes() []string {
 	}
 	return routes
 }
+
+// Wasted tells whether a send of size bytes keeps its place for a while.
+var Wasted = wasted

@@ -22,24 +22,35 @@ func (h *Handler) send(x *exchange) (*answer, error) {
 	if h.stopping.Load() {
 		return nil, errStopping
 	}
-	if err := checkContentType(x.Header.Get("Content-Type")); err != nil {
-		return nil, err
+	response, size, err := h.accept(x)
+	if wasted(size, response) {
+		x.linger()
 	}
-	message, err := h.readBody(x.Request)
-	if err != nil {
-		return nil, err
-	}
-	if err := take(x.Context(), x.share.senders); err != nil {
-		return nil, err
-	}
-	defer func() { <-x.share.senders }()
-	response, err := h.service.Accept(x.Context(), x.who, x.resources, message)
 	if err != nil {
 		return nil, err
 	}
 	x.noted = append(x.noted,
 		slog.String("outcome", response.Message), slog.Int("refused", len(response.FailedRecords)))
 	return jsonAnswer(response)
+}
+
+// accept reads a message, of which it also returns the length in bytes, and
+// stores it.
+func (h *Handler) accept(x *exchange) (response *amieusage.SendResponse, size int64, err error) {
+	if err := checkContentType(x.Header.Get("Content-Type")); err != nil {
+		return nil, x.ContentLength, err
+	}
+	message, err := h.readBody(x.Request)
+	size = max(int64(len(message)), x.ContentLength)
+	if err != nil {
+		return nil, size, err
+	}
+	if err := take(x.Context(), x.share.senders); err != nil {
+		return nil, size, err
+	}
+	defer func() { <-x.share.senders }()
+	response, err = h.service.Accept(x.Context(), x.who, x.resources, message)
+	return response, size, err
 }
 
 // checkContentType accepts JSON, and no type at all.
@@ -59,8 +70,8 @@ func checkContentType(header string) error {
 	}
 }
 
-// readBody returns the request's body, unzipped. It never holds more than
-// twice the limit.
+// readBody returns the request's body, unzipped, or with an error what was read
+// of it. It never holds more than twice the limit.
 func (h *Handler) readBody(r *http.Request) ([]byte, error) {
 	if r.ContentLength > h.maxBody {
 		return nil, h.errTooLarge()
@@ -93,16 +104,16 @@ func (h *Handler) readBody(r *http.Request) ([]byte, error) {
 		return body.Bytes(), nil
 	}
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return nil, h.errTooLarge()
+		return body.Bytes(), h.errTooLarge()
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return nil, &amieusage.Error{
+		return body.Bytes(), &amieusage.Error{
 			Code:    amieusage.CodeTimeout,
 			Message: "the request body did not arrive in time; nothing was stored",
 			Hint:    "send fewer records in each message",
 		}
 	}
-	return nil, &amieusage.Error{
+	return body.Bytes(), &amieusage.Error{
 		Code:    amieusage.CodeInvalid,
 		Message: "the request body cannot be read to its end; nothing was stored",
 		Hint:    "a body with Content-Encoding: gzip must be whole, and so must one with a Content-Length",

@@ -7,7 +7,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"time"
+
+	"golang.org/x/time/rate"
 )
 
 // Limits of a [Server] that is told no others.
@@ -71,7 +74,8 @@ func NewServer(c ServerConfig) *Server {
 	}
 	headerTimeout := or(c.ReadHeaderTimeout, 10*time.Second)
 	listener := &connections{
-		Listener: c.Listener, max: c.MaxConnections, quiet: headerTimeout, log: c.Logger, open: map[*connection]bool{},
+		Listener: c.Listener, max: c.MaxConnections, headerTimeout: headerTimeout, log: c.Logger,
+		open: map[*connection]bool{}, paces: map[netip.Addr]*rate.Limiter{},
 	}
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)

@@ -21,6 +21,14 @@ const (
 	siteReaders = 2
 	// siteWait is how long a request waits for a place among them.
 	siteWait = 10 * time.Second
+
+	// A send may be of spareBytes, and recordBytes for each record that is
+	// stored of it: reading more is work for nothing, of which a site could cause
+	// as much as its network carries. The place of a larger one stays taken for
+	// siteLinger.
+	spareBytes  = 64 << 10
+	recordBytes = 4 << 10
+	siteLinger  = 100 * time.Millisecond
 )
 
 // siteSenders is the number of its sends that are worked on: with half of the
@@ -85,5 +93,25 @@ func take(ctx context.Context, workers chan struct{}) error {
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
+	}
+}
+
+// wasted tells whether too little was stored of a send of size bytes, which had
+// a response, or nil.
+func wasted(size int64, response *amieusage.SendResponse) bool {
+	queued := 0
+	if response != nil {
+		queued, _ = response.Queued()
+	}
+	return size > spareBytes+recordBytes*int64(queued)
+}
+
+// linger keeps the request's place for siteLinger.
+func (x *exchange) linger() {
+	end := time.NewTimer(siteLinger)
+	defer end.Stop()
+	select {
+	case <-end.C:
+	case <-x.Context().Done():
 	}
 }
