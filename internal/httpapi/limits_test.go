@@ -420,16 +420,19 @@ func TestHeaderRate(t *testing.T) {
 // records does not.
 func TestWaste(t *testing.T) {
 	for _, test := range []struct {
-		size   int64
-		queued int
-		want   bool
+		size            int64
+		queued, refused int
+		want            bool
 	}{
-		{64 << 10, 0, false}, {64<<10 + 1, 0, true}, {1 << 20, 0, true}, {-1, 0, false},
-		{1 << 20, 239, true}, {1 << 20, 240, false}, {1 << 20, 10_000, false},
+		{64 << 10, 0, 0, false}, {64<<10 + 1, 0, 0, true}, {1 << 20, 0, 0, true}, {-1, 0, 0, false},
+		{1 << 20, 239, 0, true}, {1 << 20, 240, 0, false}, {1 << 20, 10_000, 0, false},
+		{20_000, 0, 100, false}, {20_000, 0, 101, true}, {1 << 20, 1_000, 1_100, false}, {1 << 20, 1_000, 1_101, true},
 	} {
-		response := &amieusage.SendResponse{Message: amieusage.QueuedMessage(test.queued)}
+		response := &amieusage.SendResponse{
+			Message: amieusage.QueuedMessage(test.queued), FailedRecords: make([]amieusage.FailedRecord, test.refused),
+		}
 		if got := httpapi.Wasted(test.size, response); got != test.want {
-			t.Errorf("%d bytes, %d records: wasted %t, want %t", test.size, test.queued, got, test.want)
+			t.Errorf("%d bytes, %d records, %d refused: wasted %t, want %t", test.size, test.queued, test.refused, got, test.want)
 		}
 	}
 	if !httpapi.Wasted(1<<20, nil) {
@@ -437,6 +440,7 @@ func TestWaste(t *testing.T) {
 	}
 	b := newBench(t)
 	for name, body := range map[string]string{
+		"bad records":  `{"UsageType":"Compute","Records":[` + strings.Repeat("0,", 100) + "0]}",
 		"no message":   strings.Repeat("[", 100<<10),
 		"mostly space": `{"UsageType":"Compute","Records":[]` + strings.Repeat(" ", 100<<10) + "}",
 		"too large":    strings.Repeat(" ", 2<<20),

@@ -23,12 +23,14 @@ const (
 	siteWait = 10 * time.Second
 
 	// A send may be of spareBytes, and recordBytes for each record that is
-	// stored of it: reading more is work for nothing, of which a site could cause
-	// as much as its network carries. The place of a larger one stays taken for
-	// siteLinger.
-	spareBytes  = 64 << 10
-	recordBytes = 4 << 10
-	siteLinger  = 100 * time.Millisecond
+	// stored of it, and as many records may be refused as are stored, and
+	// spareRecords more: what is beyond is work for nothing, of which a site could
+	// cause as much as its network carries. The place of such a send stays taken
+	// for siteLinger.
+	spareBytes   = 64 << 10
+	recordBytes  = 4 << 10
+	spareRecords = 100
+	siteLinger   = 100 * time.Millisecond
 )
 
 // siteSenders is the number of its sends that are worked on: with half of the
@@ -99,11 +101,12 @@ func take(ctx context.Context, workers chan struct{}) error {
 // wasted tells whether too little was stored of a send of size bytes, which had
 // a response, or nil.
 func wasted(size int64, response *amieusage.SendResponse) bool {
-	queued := 0
+	queued, refused := 0, 0
 	if response != nil {
 		queued, _ = response.Queued()
+		refused = len(response.FailedRecords)
 	}
-	return size > spareBytes+recordBytes*int64(queued)
+	return size > spareBytes+recordBytes*int64(queued) || refused > spareRecords+queued
 }
 
 // linger keeps the request's place for siteLinger.
