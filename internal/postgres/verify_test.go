@@ -2,7 +2,6 @@ package postgres_test
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"net/url"
 	"strconv"
@@ -265,33 +264,10 @@ func TestVerifyArchived(t *testing.T) {
 	}
 }
 
-// TestVerifyWhileLoading verifies while records are sent and loaded: it sees
-// one moment of the ledger.
-func TestVerifyWhileLoading(t *testing.T) {
-	store := open(t, pgtest.Database(t))
-	c := serve(t, store, "PSC")
-	done := make(chan error, 1)
-	go func() {
-		var err error
-		for range 20 {
-			if err = store.Verify(context.Background()); err != nil {
-				break
-			}
-		}
-		done <- err
-	}()
-	for n := 0; ; n++ {
-		select {
-		case err := <-done:
-			if err != nil {
-				t.Error(err)
-			}
-			return
-		default:
-			c.send(t, compute(fmt.Sprint(n), "alice", n%50), compute("last", "alice", n%50))
-			c.loadAll(t)
-		}
-	}
+// TestVerifyOnline verifies a ledger that is in use.
+func TestVerifyOnline(t *testing.T) {
+	url := pgtest.Database(t)
+	storetest.TestVerifyOnline(t, func() ledger.Store { return open(t, url) }, func(statement string) { execute(t, url, statement) })
 }
 
 var discard = slog.New(slog.DiscardHandler)

@@ -33,3 +33,9 @@ func TestVerifyContents(t *testing.T) {
 		}
 	})
 }
+
+// TestVerifyOnline verifies a ledger that is in use.
+func TestVerifyOnline(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "ledger.db")
+	storetest.TestVerifyOnline(t, func() ledger.Store { return openLedger(t, path) }, func(statement string) { execute(t, path, statement) })
+}
