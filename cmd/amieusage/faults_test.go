@@ -16,19 +16,10 @@ import (
 	"time"
 
 	"github.com/amieusage/amieusage"
-	"github.com/amieusage/amieusage/internal/pgtest"
 	"github.com/amieusage/amieusage/usageclient"
 )
 
 var stoppedFor = flag.Duration("stopped", 3*time.Second, "for how long TestFaultStopped stops processes")
-
-// faultDB returns a new ledger on an engine, and how many replicas serve it.
-func faultDB(t *testing.T, engine string) (db string, replicas int) {
-	if engine == "postgres" {
-		return pgtest.Database(t), 2
-	}
-	return filepath.Join(t.TempDir(), "ledger.db"), 1
-}
 
 // A follower reads what is loaded, as it is loaded: each time from the newest
 // LoadedTime on that it has seen.
@@ -64,7 +55,7 @@ func TestFaultClock(t *testing.T) {
 			seed := rand.Uint64()
 			random := rand.New(rand.NewPCG(seed, seed))
 			t.Logf("the seed is %d", seed)
-			db, replicas := faultDB(t, engine)
+			db, replicas := newLedger(t, engine)
 			f := newFleet(t, buildFailpoints(t), db, replicas, seed)
 			agent := newSiteAgent(t, f, "TACC", "outbox.db")
 			who := f.clients[3]
@@ -108,7 +99,7 @@ func TestFaultStopped(t *testing.T) {
 	for _, engine := range []string{"sqlite", "postgres"} {
 		t.Run(engine, func(t *testing.T) {
 			t.Parallel()
-			db, replicas := faultDB(t, engine)
+			db, replicas := newLedger(t, engine)
 			f := newFleet(t, buildProgram(t), db, replicas, rand.Uint64())
 			f.timeout = time.Second
 			agent := newSiteAgent(t, f, "TACC", "outbox.db")
@@ -178,7 +169,7 @@ func TestFaultDescriptors(t *testing.T) {
 	for _, engine := range []string{"sqlite", "postgres"} {
 		t.Run(engine, func(t *testing.T) {
 			t.Parallel()
-			db, replicas := faultDB(t, engine)
+			db, replicas := newLedger(t, engine)
 			f := newFleet(t, buildProgram(t), db, replicas, rand.Uint64())
 			s := f.replicas[0]
 			f.underLoad(t, func() {

@@ -27,7 +27,12 @@ import (
 func TestHostileClients(t *testing.T) {
 	// The other site's clock must not wait for attackers of the same process.
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(16))
-	s := newAttacked(t)
+	for _, engine := range []string{"sqlite", "postgres"} {
+		t.Run(engine, func(t *testing.T) { withstandAll(t, newAttacked(t, engine)) })
+	}
+}
+
+func withstandAll(t *testing.T, s *attacked) {
 	client := clientFrom(attackerAddress)
 	t.Cleanup(client.CloseIdleConnections)
 	for _, attack := range []struct {

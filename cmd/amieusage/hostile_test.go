@@ -60,10 +60,10 @@ func (l *logLines) String() string {
 	return l.buf.String()
 }
 
-func newAttacked(t *testing.T) *attacked {
+func newAttacked(t *testing.T, engine string) *attacked {
 	t.Helper()
 	s := &attacked{lines: &logLines{}}
-	s.killedService = newKilledService(t)
+	s.killedService = newKilledService(t, engine)
 	s.kill()
 	s.policy, s.log = "strict", s.lines
 	s.admin(t, "site", "add", "SDSC")

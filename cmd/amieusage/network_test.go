@@ -263,7 +263,7 @@ func TestNetwork(t *testing.T) {
 		seed = rand.Uint64()
 	}
 	t.Logf("-network-seed %d", seed)
-	n := &networkSide{service: newKilledService(t), folder: t.TempDir(), random: rand.New(rand.NewPCG(seed, 0))}
+	n := &networkSide{service: newKilledService(t, "sqlite"), folder: t.TempDir(), random: rand.New(rand.NewPCG(seed, 0))}
 	n.service.admin(t, "import", n.write(t, "registry.yaml", networkRegistry))
 	n.service.stop(t)
 	n.service.policy = "strict"

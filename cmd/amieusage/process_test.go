@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/amieusage/amieusage/internal/pgtest"
 	"github.com/amieusage/amieusage/usageclient"
 )
 
@@ -32,10 +33,21 @@ type killedService struct {
 	gone    chan struct{} // is closed when it has ended
 }
 
-// newKilledService starts the service on a new ledger with the site PSC.
-func newKilledService(t *testing.T) *killedService {
+// newLedger returns a place for a new ledger on an engine, and how many replicas
+// may serve it in a test.
+func newLedger(t *testing.T, engine string) (db string, replicas int) {
 	t.Helper()
-	s := &killedService{program: buildProgram(t), db: filepath.Join(t.TempDir(), "ledger.db"), policy: "open", log: io.Discard}
+	if engine == "postgres" {
+		return pgtest.Database(t), 2
+	}
+	return filepath.Join(t.TempDir(), "ledger.db"), 1
+}
+
+// newKilledService starts the service on a new ledger with the site PSC.
+func newKilledService(t *testing.T, engine string) *killedService {
+	t.Helper()
+	db, _ := newLedger(t, engine)
+	s := &killedService{program: buildProgram(t), db: db, policy: "open", log: io.Discard}
 	s.admin(t, "site", "add", "PSC")
 	s.key = strings.TrimSpace(s.admin(t, "key", "create", "--site", "PSC"))
 	t.Cleanup(s.kill)

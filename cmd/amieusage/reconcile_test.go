@@ -65,7 +65,7 @@ const littleGarbage = "GOGC=20"
 // and that verify so many jobs.
 func accountMemory(t *testing.T, jobs int) (reconciled, verified float64) {
 	t.Helper()
-	s := newKilledService(t)
+	s := newKilledService(t, "sqlite")
 	folder := t.TempDir()
 	var dump bytes.Buffer
 	dumpOf(&dump, jobs)
