@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/amieusage/amieusage"
 	"github.com/amieusage/amieusage/internal/httpapi"
 	"github.com/amieusage/amieusage/internal/ledger"
@@ -275,6 +277,47 @@ func TestFailoverSilence(t *testing.T) {
 	p.set(none)
 	r.insist(t, "2")
 	r.account(t, 2)
+}
+
+// TestFailoverDeadline has connections on which nothing comes any more, and
+// requests whose deadline is over before all other time-outs: these end, and the
+// pool lets go of what else it has.
+func TestFailoverDeadline(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	p := newProxy(t, url)
+	l := opened(t, changed(t, url, "", "", p.address(), ""), postgres.Options{MaxConns: 2})
+	serve(t, l, "PSC")
+	authority, err := l.Authority(context.Background(), "PSC")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, request := range map[string]func(context.Context) error{
+		"read": func(ctx context.Context) error {
+			_, err := l.Counts(ctx, authority.Site)
+			return err
+		},
+		"write": func(ctx context.Context) error {
+			_, _, err := ledger.CreateKey(ctx, l, "PSC", "", time.Now())
+			return err
+		},
+	} {
+		// What was just in use is not asked whether it lives.
+		err := l.Read(context.Background(), func(pgx.Tx) error { return request(context.Background()) })
+		if n := l.Idle(); err != nil || n != 2 {
+			t.Fatalf("%d connections, %v", n, err)
+		}
+		p.set(silence)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		start := time.Now()
+		err = request(ctx)
+		cancel()
+		if took := time.Since(start); codeOf(err) != amieusage.CodeUnavailable || took > 10*time.Second {
+			t.Errorf("%s: %v after %v", name, err, took)
+		}
+		until(t, "no connection is left in the pool", func() bool { return l.Idle() == 0 })
+		p.set(none)
+	}
 }
 
 // TestFailoverHosts has several hosts: one that is dead, a standby, and the

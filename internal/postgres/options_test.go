@@ -35,3 +35,6 @@ func (l *Ledger) Write(ctx context.Context, f func(tx pgx.Tx) error) error {
 func (l *Ledger) Read(ctx context.Context, f func(tx pgx.Tx) error) error {
 	return l.db.read(ctx, func(ctx context.Context, tx pgx.Tx) error { return f(tx) })
 }
+
+// Idle is how many connections of the pool wait to be used.
+func (l *Ledger) Idle() int32 { return l.db.pool.Stat().IdleConns() }

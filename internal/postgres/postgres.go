@@ -115,8 +115,8 @@ func hostOf(host string, port uint16) string {
 
 // write runs f in one transaction, and returns nil only when it is committed. A
 // context that ends before the transaction begins ends the wait for a
-// connection; once begun, a transaction is not interrupted by it. What names
-// the transaction for [failpoint.Hit].
+// connection; once begun, a transaction is interrupted by its deadline only.
+// What names the transaction for [failpoint.Hit].
 func (db *database) write(ctx context.Context, what string, f func(ctx context.Context, tx pgx.Tx) error) error {
 	err := db.transaction(ctx, db.beginWrite, func(ctx context.Context, tx pgx.Tx) error {
 		if err := f(ctx, tx); err != nil {
@@ -144,8 +144,15 @@ func (db *database) transaction(ctx context.Context, begin string, f func(ctx co
 	defer conn.Release()
 	if begin == db.beginWrite {
 		// To interrupt a transaction is to close its connection, and not to know
-		// whether it was committed.
-		ctx = context.WithoutCancel(ctx)
+		// whether it was committed: a client that goes does not. Behind the
+		// deadline nobody waits for one whose connection is dead.
+		whole := context.WithoutCancel(ctx)
+		if deadline, ok := ctx.Deadline(); ok {
+			var cancel context.CancelFunc
+			whole, cancel = context.WithDeadline(whole, deadline)
+			defer cancel()
+		}
+		ctx = whole
 	}
 	bounded, cancel := context.WithTimeout(ctx, db.answer)
 	defer cancel()
@@ -153,7 +160,7 @@ func (db *database) transaction(ctx context.Context, begin string, f func(ctx co
 	if !conn.Conn().IsClosed() {
 		return db.failure(err)
 	}
-	if bounded.Err() != nil && ctx.Err() == nil {
+	if errors.Is(bounded.Err(), context.DeadlineExceeded) {
 		db.pool.Reset() // as this connection, others may be dead without a sign of it
 	}
 	if err == nil {
