@@ -19,13 +19,13 @@ const (
 )
 
 // Attributes are the settings of a toxic, by their names.
-type Attributes map[string]int64
+type Attributes map[string]any
 
 // A Toxic is a fault of a proxy; each connection has it anew.
 type Toxic struct {
 	// Type is one of toxiproxy's types (latency, bandwidth, slow_close, timeout,
 	// reset_peer, slicer, limit_data) or of this package's: vanish, duplicate,
-	// stale.
+	// stale, stall, close_at.
 	Type       string     `json:"type"`
 	Stream     string     `json:"stream"`
 	Attributes Attributes `json:"attributes"`
@@ -51,8 +51,22 @@ func NewProxy(t testing.TB, upstream string, faults ...Toxic) *toxiproxy.Proxy {
 	toxics.Register("vanish", new(vanish))
 	toxics.Register("duplicate", new(duplicate))
 	toxics.Register("stale", new(stale))
+	toxics.Register("stall", new(stall))
+	toxics.Register("close_at", new(closeAt))
 	server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
 	proxy := toxiproxy.NewProxy(server, t.Name(), "127.0.0.1:0", upstream)
+	Worsen(t, proxy, faults...)
+	if err := proxy.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(proxy.Stop)
+	return proxy
+}
+
+// Worsen adds faults to a proxy, also for the connections that it has. Its
+// Toxics.ResetToxics takes all away.
+func Worsen(t testing.TB, proxy *toxiproxy.Proxy, faults ...Toxic) {
+	t.Helper()
 	for _, fault := range faults {
 		setting := map[string]any{"type": fault.Type, "stream": fault.Stream, "attributes": fault.Attributes}
 		if fault.Type == "linger" {
@@ -68,9 +82,4 @@ func NewProxy(t testing.TB, upstream string, faults ...Toxic) *toxiproxy.Proxy {
 			t.Fatal(err)
 		}
 	}
-	if err := proxy.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(proxy.Stop)
-	return proxy
 }

@@ -51,6 +51,11 @@ func TestToxics(t *testing.T) {
 			[3]string{"one\none\n", "two\ntwo\n", "six\nsix\n"}, os.ErrDeadlineExceeded},
 		{"stale", []Toxic{{Type: "stale", Stream: Downstream}},
 			[3]string{"one\n", "one\ntwo\n", "two\nsix\n"}, os.ErrDeadlineExceeded},
+		{"stall", []Toxic{{Type: "stall", Stream: Downstream}}, [3]string{}, os.ErrDeadlineExceeded},
+		{"close before", []Toxic{{Type: "close_at", Stream: Upstream, Attributes: Attributes{"text": "two", "nth": 1}}},
+			[3]string{"one\n", "", ""}, io.EOF},
+		{"close behind", []Toxic{{Type: "close_at", Stream: Downstream, Attributes: Attributes{"text": "o", "nth": 2, "behind": true}}},
+			[3]string{"one\n", "two\n", ""}, io.EOF},
 		{"cut", Cut(Upstream, 6), [3]string{"one\n", "", ""}, io.EOF},
 		{"reset", Reset(Upstream, 6), [3]string{"one\n", "", ""}, syscall.ECONNRESET},
 	} {

@@ -1,6 +1,7 @@
 package nettest
 
 import (
+	"bytes"
 	"slices"
 	"time"
 
@@ -62,4 +63,39 @@ func (*stale) Pipe(stub *toxics.ToxicStub) {
 		last = slices.Clone(data)
 		return both
 	})
+}
+
+// A stall lets nothing pass, not even the end of a connection. When it is taken
+// away, all comes, late.
+type stall struct{}
+
+func (*stall) Pipe(stub *toxics.ToxicStub) { <-stub.Interrupt }
+
+// A closeAt closes a connection in order when a text comes for the nth time:
+// before it is passed on, or behind it. A text that comes in parts is not seen.
+type closeAt struct {
+	Text   string `json:"text"`
+	Nth    int    `json:"nth"`
+	Behind bool   `json:"behind"`
+}
+
+func (c *closeAt) Pipe(stub *toxics.ToxicStub) {
+	for seen := 0; ; {
+		select {
+		case <-stub.Interrupt:
+			return
+		case chunk := <-stub.Input:
+			if chunk != nil && bytes.Contains(chunk.Data, []byte(c.Text)) {
+				seen++
+			}
+			ends := chunk == nil || seen == c.Nth
+			if chunk != nil && (!ends || c.Behind) {
+				stub.Output <- chunk
+			}
+			if ends {
+				stub.Close()
+				return
+			}
+		}
+	}
 }
