@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -155,22 +156,24 @@ func (b neverending) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func attackByCompression(t *testing.T, s *attacked, client *http.Client) {
+// gzipBomb is 100 MiB, compressed, which the race detector makes slow.
+var gzipBomb = sync.OnceValues(func() ([]byte, error) {
 	var bomb bytes.Buffer
 	w := gzip.NewWriter(&bomb)
-	if _, err := io.Copy(w, io.LimitReader(neverending(' '), 100<<20)); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
+	_, err := io.Copy(w, io.LimitReader(neverending(' '), 100<<20))
+	err = errors.Join(err, w.Close())
+	return bomb.Bytes(), err
+})
+
+func attackByCompression(t *testing.T, s *attacked, client *http.Client) {
+	bomb := must[[]byte](t)(gzipBomb())
 	s.withstand(t, func() {
 		everyOne(32, 16, func(int) {
-			s.ask(t, client, "POST", "/api/v1/usage/", bytes.NewReader(bomb.Bytes()), "Content-Encoding", "gzip").problem(t, "a bomb", 413)
+			s.ask(t, client, "POST", "/api/v1/usage/", bytes.NewReader(bomb), "Content-Encoding", "gzip").problem(t, "a bomb", 413)
 		})
 	})
 	for _, coding := range []string{"deflate", "br", "zstd", "gzip, gzip", "gzip,identity", "x", "\xff"} {
-		got := s.ask(t, client, "POST", "/api/v1/usage/", bytes.NewReader(bomb.Bytes()), "Content-Encoding", coding)
+		got := s.ask(t, client, "POST", "/api/v1/usage/", bytes.NewReader(bomb), "Content-Encoding", coding)
 		got.problem(t, coding, 415)
 		if got.header.Get("Accept-Encoding") != "gzip, identity" {
 			t.Errorf("%s: Accept-Encoding %q", coding, got.header.Get("Accept-Encoding"))
