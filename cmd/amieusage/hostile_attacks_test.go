@@ -111,7 +111,11 @@ func attackByHeaders(t *testing.T, s *attacked, _ *http.Client) {
 		fmt.Fprintf(&lines, "%c%c%c:\r\n", 'a'+i%26, 'a'+i/26%26, 'a'+i/26/26%26)
 	}
 	s.withstand(t, func() {
-		s.manyDials(t, 1000, "GET /healthz HTTP/1.1\r\nHost: x\r\n"+lines.String())
+		for range 4 {
+			for _, conn := range s.manyDials(t, 1000, "GET /healthz HTTP/1.1\r\nHost: x\r\n"+lines.String()) {
+				conn.Close()
+			}
+		}
 		// These are whole, and held while the body does not come.
 		s.manyDials(t, 300, s.postStart("wrong")+lines.String()+"Content-Length: 1000\r\n\r\n")
 	})
@@ -191,7 +195,7 @@ func attackByDepth(t *testing.T, s *attacked, client *http.Client) {
 		messageJSON(computeJSON("alice", "x", "") + nest("[", "]", 9_000)): 400,
 	}
 	s.withstand(t, func() {
-		everyOne(24, 8, func(i int) {
+		everyOne(48, 8, func(int) {
 			for body, status := range bodies {
 				s.ask(t, client, "POST", "/api/v1/usage/", strings.NewReader(body)).problem(t, body[:min(len(body), 60)], status)
 			}
