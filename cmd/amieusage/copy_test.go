@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -247,14 +246,19 @@ var looksByText = cmp.Options{
 	cmp.Transformer("failed", func(f amieusage.FailedRecord) string { return string(f.AppendJSON(nil)) }),
 }
 
-// wantSame compares what clients see of both ledgers, before and after what was
-// queued is loaded and a site has sent more.
-func (m *movedLedger) wantSame(t *testing.T, url string) {
+// open opens both ledgers.
+func (m *movedLedger) open(t *testing.T, url string) (from *sqlite.Ledger, to *postgres.Ledger, done func()) {
 	t.Helper()
-	from := must[*sqlite.Ledger](t)(sqlite.OpenLedger(t.Context(), m.path))
-	defer from.Close()
-	to := must[*postgres.Ledger](t)(postgres.Open(t.Context(), url, postgres.Options{MaxConns: 4}))
-	defer to.Close()
+	from = must[*sqlite.Ledger](t)(sqlite.OpenLedger(t.Context(), m.path))
+	to = must[*postgres.Ledger](t)(postgres.Open(t.Context(), url, postgres.Options{MaxConns: 4}))
+	return from, to, func() { from.Close(); to.Close() }
+}
+
+// wantEqual compares what clients see of both ledgers, and verifies the copy.
+func (m *movedLedger) wantEqual(t *testing.T, url string) {
+	t.Helper()
+	from, to, done := m.open(t, url)
+	defer done()
 	for s := range m.sites {
 		want := m.look(t, from, s)
 		if diff := cmp.Diff(want, m.look(t, to, s), looksByText, cmpopts.IgnoreUnexported(ledger.LoadedPage{})); diff != "" {
@@ -268,6 +272,25 @@ func (m *movedLedger) wantSame(t *testing.T, url string) {
 			t.Errorf("%s shows revisions that are in archives: %v", m.sites[s].name, inArchives)
 		}
 	}
+	wantWhole(t, to)
+}
+
+// wantWhole verifies a copy: the damaged batch is all that is wrong.
+func wantWhole(t *testing.T, to *postgres.Ledger) {
+	t.Helper()
+	err := to.Verify(t.Context())
+	if err == nil || strings.Count(err.Error(), "\n") > 0 || !strings.Contains(err.Error(), "cannot be read back") {
+		t.Errorf("the check says: %v", err)
+	}
+}
+
+// wantSame compares both ledgers, also after what was queued is loaded and a
+// site has sent more.
+func (m *movedLedger) wantSame(t *testing.T, url string) {
+	t.Helper()
+	m.wantEqual(t, url)
+	from, to, done := m.open(t, url)
+	defer done()
 	for _, store := range []ledger.Store{from, to} {
 		service := m.service(store, ledger.Open)
 		for s := range m.sites {
@@ -276,11 +299,7 @@ func (m *movedLedger) wantSame(t *testing.T, url string) {
 		}
 		m.loadAll(t, service)
 	}
-	// The damaged batch is all that is wrong.
-	err := to.Verify(t.Context())
-	if err == nil || strings.Count(err.Error(), "\n") > 0 || !strings.Contains(err.Error(), "cannot be read back") {
-		t.Errorf("the check says: %v", err)
-	}
+	wantWhole(t, to)
 	for s := range m.sites {
 		want, got := m.look(t, from, s), m.look(t, to, s)
 		if diff := cmp.Diff([]any{want.Counts, want.Summaries, want.Failed}, []any{got.Counts, got.Summaries, got.Failed}, looksByText); diff != "" {
@@ -382,67 +401,4 @@ func TestCopyDiffers(t *testing.T) {
 	wantRun(t, exitOK, "copied and equal", "admin", "copy", "--from", m.path, "--to", url, "--restart")
 	m.execute(t, `UPDATE batches SET loaded_at = NULL WHERE batch_id = 1`)
 	wantRun(t, exitRefused, "admin verify", "admin", "copy", "--from", m.path, "--to", pgtest.Database(t))
-}
-
-// TestKillCopy kills copies at any moment. The last one goes on to the same
-// end.
-func TestKillCopy(t *testing.T) {
-	m := newMovedLedger(t, 6_000)
-	program := buildProgram(t)
-	url := pgtest.Database(t)
-	args := []string{"admin", "copy", "--from", m.path, "--to", url, "-o", "json"}
-	killed, killedCopying := 0, 0
-	var out []byte
-	for delay := 30 * time.Millisecond; out == nil; delay += delay / 8 {
-		cmd := exec.Command(program, args...)
-		var stdout, stderr bytes.Buffer
-		cmd.Stdout, cmd.Stderr = &stdout, &stderr
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		timer := time.AfterFunc(delay, func() { _ = cmd.Process.Kill() })
-		err := cmd.Wait()
-		timer.Stop()
-		switch {
-		case !cmd.ProcessState.Exited():
-			killed++
-			if n := rowsIn(t, url); n > 0 {
-				killedCopying++
-			}
-		case err != nil:
-			t.Fatalf("%v: %s%s", err, &stdout, &stderr)
-		default:
-			out = stdout.Bytes()
-		}
-	}
-	t.Logf("%d copies were killed, %d of them with rows in the database", killed, killedCopying)
-	if killedCopying == 0 {
-		t.Error("no copy was killed while it copied")
-	}
-	whole := wantRun(t, exitOK, "", "admin", "copy", "--from", m.path, "--to", pgtest.Database(t), "-o", "json")
-	var got, want []copyView
-	for data, views := range map[string]*[]copyView{string(out): &got, whole: &want} {
-		if err := json.Unmarshal([]byte(data), views); err != nil {
-			t.Fatal(err)
-		}
-		for i := range *views {
-			(*views)[i].Copied = 0
-		}
-	}
-	if diff := cmp.Diff(want, got, looksByText); diff != "" {
-		t.Errorf("the copy that was killed (-other +it):\n%s", diff)
-	}
-	m.wantSame(t, url)
-}
-
-// rowsIn returns how many records and batches the database has; 0 where it has
-// no tables yet.
-func rowsIn(t *testing.T, url string) (n int64) {
-	t.Helper()
-	conn := must[*pgx.Conn](t)(pgx.Connect(t.Context(), url))
-	defer conn.Close(context.WithoutCancel(t.Context()))
-	if err := conn.QueryRow(t.Context(), `SELECT (SELECT count(*) FROM records) + (SELECT count(*) FROM batches)`).Scan(&n); err != nil {
-		return 0
-	}
-	return n
 }

@@ -238,9 +238,9 @@ func keyFromEnd(ctx context.Context, tx pgx.Tx, site ledger.SiteID, t *ledger.Co
 
 // unserved runs f in one transaction in which nobody else copies into the
 // site, and nobody serves it; and counts the change, in place of those of a
-// registry that nobody reads yet.
-func (c *CopyTarget) unserved(ctx context.Context, site ledger.SiteID, f func(ctx context.Context, tx pgx.Tx) error) error {
-	return c.failure(c.db.write(ctx, "copy rows", func(ctx context.Context, tx pgx.Tx) error {
+// registry that nobody reads yet. What names the transaction, as in write.
+func (c *CopyTarget) unserved(ctx context.Context, what string, site ledger.SiteID, f func(ctx context.Context, tx pgx.Tx) error) error {
+	return c.failure(c.db.write(ctx, what, func(ctx context.Context, tx pgx.Tx) error {
 		if _, err := holdUnserved(ctx, tx, site); err != nil {
 			return err
 		}
@@ -272,7 +272,7 @@ func holdUnserved(ctx context.Context, tx pgx.Tx, site ledger.SiteID) (changes i
 
 // Append adds rows to a table of a site.
 func (c *CopyTarget) Append(ctx context.Context, site ledger.SiteID, t *ledger.CopyTable, after []int64, rows [][]any) error {
-	return c.unserved(ctx, site, func(ctx context.Context, tx pgx.Tx) error {
+	return c.unserved(ctx, "copy rows", site, func(ctx context.Context, tx pgx.Tx) error {
 		last, err := keyFromEnd(ctx, tx, site, t, 0)
 		if err != nil {
 			return err
@@ -291,7 +291,7 @@ func (c *CopyTarget) Append(ctx context.Context, site ledger.SiteID, t *ledger.C
 func (c *CopyTarget) Remove(ctx context.Context, site ledger.SiteID) error {
 	for _, t := range ledger.CopyTables {
 		for key := []int64(nil); !slices.Equal(key, t.First()); {
-			err := c.unserved(ctx, site, func(ctx context.Context, tx pgx.Tx) (err error) {
+			err := c.unserved(ctx, "remove copy", site, func(ctx context.Context, tx pgx.Tx) (err error) {
 				if key, err = keyFromEnd(ctx, tx, site, t, copyPage(t)); err != nil {
 					return err
 				}

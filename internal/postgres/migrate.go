@@ -15,6 +15,7 @@ import (
 	"github.com/pressly/goose/v3"
 
 	"github.com/amieusage/amieusage"
+	"github.com/amieusage/amieusage/internal/failpoint"
 )
 
 //go:embed migrations
@@ -57,7 +58,7 @@ func (db *database) migrate(ctx context.Context) error {
 	for try := 1; ; try++ {
 		current, err := db.schema(ctx, std, newest)
 		if err == nil && current < newest {
-			if _, err = provider.Up(ctx); meanwhileDone(err) && try < migrationTries {
+			if err = upgrade(ctx, provider); meanwhileDone(err) && try < migrationTries {
 				continue
 			}
 		}
@@ -65,6 +66,18 @@ func (db *database) migrate(ctx context.Context) error {
 			return db.migrateError(err)
 		}
 		return err
+	}
+}
+
+// upgrade runs the migrations that are left.
+func upgrade(ctx context.Context, provider *goose.Provider) error {
+	for {
+		if _, err := provider.UpByOne(ctx); errors.Is(err, goose.ErrNoNextVersion) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		failpoint.Hit("migrate", "committed")
 	}
 }
 

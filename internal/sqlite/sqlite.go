@@ -344,6 +344,7 @@ func migrate(ctx context.Context, path string, kind fileKind) error {
 	if err := create(path, kind); err != nil {
 		return openError(path, kind, err)
 	}
+	failpoint.Hit("migrate", "created")
 	files, err := fs.Sub(migrations, "migrations/"+kind.name)
 	if err != nil {
 		return err
@@ -371,11 +372,14 @@ func migrate(ctx context.Context, path string, kind fileKind) error {
 			Hint:    "it was written by a newer amieusage: run that one",
 		}
 	}
-	if current == newest {
-		return nil
-	}
-	if _, err := provider.Up(ctx); err != nil {
-		return openError(path, kind, err)
+	failpoint.Hit("migrate", "versioned")
+	for current < newest {
+		applied, err := provider.UpByOne(ctx)
+		if err != nil {
+			return openError(path, kind, err)
+		}
+		failpoint.Hit("migrate", "committed")
+		current = applied.Source.Version
 	}
 	return nil
 }
