@@ -136,7 +136,7 @@ func isRestart(p *crashPlan) bool { return strings.HasPrefix(p.point, "remove co
 // by the plan before that.
 func (c *copyCrash) run(t *testing.T, url string, p *crashPlan, restart bool) (views []copyView, died bool) {
 	t.Helper()
-	cmd := exec.Command(c.program, "admin", "copy", "--from", c.path, "--to", url, "-o", "json", fmt.Sprint("--restart=", restart))
+	cmd := exec.CommandContext(t.Context(), c.program, "admin", "copy", "--from", c.path, "--to", url, "-o", "json", fmt.Sprint("--restart=", restart))
 	cmd.Env = append(os.Environ(), c.env...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr

@@ -32,7 +32,7 @@ func TestCrashMigrate(t *testing.T) {
 					}
 					env := []string{"AMIEUSAGE_FAILPOINT=" + filepath.Join(folder, "failpoint")}
 					run := func(args []string) (died bool) {
-						cmd := exec.Command(program, args...)
+						cmd := exec.CommandContext(t.Context(), program, args...)
 						cmd.Dir, cmd.Env = folder, append(os.Environ(), env...)
 						out, err := cmd.CombinedOutput()
 						if err != nil && cmd.ProcessState.Exited() {

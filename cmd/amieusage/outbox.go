@@ -218,6 +218,13 @@ func (p *program) outboxRetryCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "retry --config site.yaml ID... | --state STATE",
 		Short: "Make entries pending again, to be sent by the next run",
+		Long: `Make entries pending again, to be sent by the next run.
+
+What the service has already counts once, however often it is sent. So, when its
+ledger was restored from a backup, it gets all that it has not by
+
+  amieusage outbox retry --config site.yaml --state queued,loaded,failed
+  amieusage report --config site.yaml`,
 		Example: `  amieusage outbox retry --config site.yaml 17 18
   amieusage outbox retry --config site.yaml --state rejected,failed`,
 		Args: cobra.ArbitraryArgs,

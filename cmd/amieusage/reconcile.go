@@ -56,7 +56,8 @@ submitted in it and have ended since. Nothing is changed, and memory does not gr
 is compared lies in a temporary file (TMPDIR).
 
 Exit status: 0 no difference, 1 there are some or some rows cannot be read, 2
-bad usage or configuration, 3 the service was not reached.`,
+bad usage or configuration, or it could not be compared, 3 the service was not
+reached.`,
 		Example: `  amieusage reconcile --config site.yaml --since 2026-10-01 --until 2026-11-01
   amieusage reconcile --config site.yaml --since 2026-10-01 --from-file dump.psv -o csv > differences.csv`,
 		Args: func(_ *cobra.Command, args []string) error {
@@ -77,7 +78,11 @@ bad usage or configuration, 3 the service was not reached.`,
 			if !config.hasState() {
 				return usageError("there is no outbox %s yet: nothing was collected", config.state)
 			}
-			return r.run(cmd.Context(), needRules|needService, func(a *agent.Agent) error { return r.reconcile(cmd.Context(), a) })
+			err = r.run(cmd.Context(), needRules|needService, func(a *agent.Agent) error { return r.reconcile(cmd.Context(), a) })
+			if err != nil && !errors.Is(err, errTold) && exitStatus(err) == exitRefused {
+				return &statusError{exitUsage, err} // 1 is that of a difference
+			}
+			return err
 		},
 	}
 	r.add(cmd)

@@ -80,8 +80,14 @@ func (p *program) withLedger(cmd *cobra.Command, creates bool, work func(ctx con
 		if err := db.resolve(); err != nil {
 			return err
 		}
-		if _, err := os.Stat(string(db)); !creates && db.isFile() && errors.Is(err, fs.ErrNotExist) {
-			return usageError("there is no ledger %s (amieusage admin import and amieusage serve create one)", db)
+		if !creates && db.isFile() {
+			const createdBy = "(amieusage admin import and amieusage serve create one)"
+			switch info, err := os.Stat(string(db)); {
+			case errors.Is(err, fs.ErrNotExist):
+				return usageError("there is no ledger %s %s", db, createdBy)
+			case err == nil && info.Size() == 0:
+				return usageError("%s is empty, and no ledger %s", db, createdBy)
+			}
 		}
 		store, err := db.open(cmd.Context(), postgres.Options{MaxConns: adminConns})
 		if err != nil {

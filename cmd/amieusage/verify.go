@@ -25,7 +25,14 @@ what was loaded already, and each row must be what its content says; the daily
 roll-ups, the balances and the counts must be what the records add up to, and
 failed records must be open or closed as what came later demands. What archives
 hold is verified as far as it has rows here. What differs is named, with what
-helps; the exit status is 1 then. Nothing is changed.
+helps; the exit status is 1 then. Nothing is changed, but that a ledger of an
+older release is brought up to date.
+
+A ledger that is older than it should be, such as a backup, is whole, too: what
+it does not have is seen by the sites: amieusage reconcile.
+
+FAILED counts all records that failed when they were loaded, also those that were
+cleared or came again since.
 
 It reads everything, some tens of thousands of records a second, in bounded
 memory, and sorts in temporary files (TMPDIR). The service may be running: a

@@ -53,10 +53,7 @@ func (a *Agent) Confirm(ctx context.Context, wait time.Duration) error {
 		if before == 0 {
 			// Nothing waits for the service; but what was confirmed may have
 			// failed since.
-			if err := c.takeFailed(ctx); !errors.Is(err, usageclient.ErrUnavailable) {
-				return err
-			}
-			return nil
+			return c.takeFailed(ctx)
 		}
 		if err := c.look(ctx); err != nil {
 			return err

@@ -2,6 +2,7 @@ package agent_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -84,10 +85,14 @@ func TestConfirm(t *testing.T) {
 	}
 }
 
+// Where nothing is queued, what was confirmed may have failed since: who cannot
+// ask is told so.
 func TestConfirmNothing(t *testing.T) {
 	s := newSite(t)
-	s.agent.Client = clientAt(t, "http://127.0.0.1:1/api/v1") // where nobody answers, and nobody has to
-	s.confirm(t, long)
+	s.agent.Client = clientAt(t, "http://127.0.0.1:1/api/v1") // where nobody answers
+	if err := s.agent.Confirm(t.Context(), long); !errors.Is(err, usageclient.ErrUnavailable) {
+		t.Errorf("error %v, want that the service is not reached", err)
+	}
 }
 
 func TestWaitingEnds(t *testing.T) {

@@ -286,7 +286,7 @@ func (c *connection) count(n int) (turn time.Duration, err error) {
 	s := c.all
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c.active || !s.open[c] {
+	if n == 0 || c.active || !s.open[c] {
 		return 0, nil
 	}
 	c.header += n

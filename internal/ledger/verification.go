@@ -56,9 +56,10 @@ type Finding struct {
 
 // What helps where a ledger does not add up.
 const (
-	restoreLedger = "restore it from a backup, and let sites send again what is newer: amieusage report --since"
-	sendAgain     = "let the site send the record again: amieusage outbox retry"
-	clearFailed   = "let the site clear the failed record: amieusage failed clear"
+	restoreLedger = "restore it from a backup, and let each site send again what is newer: " +
+		"amieusage outbox retry --state queued,loaded,failed, and then amieusage report"
+	sendAgain   = "let the site send the record again: amieusage outbox retry"
+	clearFailed = "let the site clear the failed record: amieusage failed clear"
 )
 
 // Error returns the finding in one line, without its remedy.
@@ -70,6 +71,11 @@ func (f Finding) Error() string {
 		}
 	}
 	return text
+}
+
+// NoSite returns the finding that a table has rows of a site that is not there.
+func NoSite(site int64, table string) Finding {
+	return Finding{Check: "sites", Text: fmt.Sprintf("there is no site %d, which %s has rows of", site, table)}
 }
 
 // maxFindings is how many findings of one check are named.

@@ -138,7 +138,7 @@ func verifyOwners(ctx context.Context, tx pgx.Tx, v *ledger.Verification) error 
 			return fmt.Errorf("%s: %w", t.name, err)
 		}
 		for _, id := range orphans {
-			v.Add(ledger.Finding{Check: "sites", Text: fmt.Sprintf("there is no site %d, which %s has rows of", id, t.name)})
+			v.Add(ledger.NoSite(id, t.name))
 		}
 	}
 	return nil

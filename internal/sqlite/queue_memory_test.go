@@ -41,7 +41,7 @@ func TestUnconfirmedMemory(t *testing.T) {
 	peak := func(entries int64) (kib int64) {
 		path := filepath.Join(t.TempDir(), "outbox.db")
 		queueBehind(t, path, entries)
-		child := exec.Command(os.Args[0], "-test.run=^TestUnconfirmedMemory$")
+		child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestUnconfirmedMemory$")
 		child.Env = append(os.Environ(), memoryFile+"="+path)
 		child.Stderr = os.Stderr
 		out, err := child.Output()

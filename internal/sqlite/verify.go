@@ -93,6 +93,9 @@ func (l *Ledger) verifyAll(ctx context.Context, conn *sqlite.Conn, progress func
 	if err != nil {
 		return nil, err
 	}
+	if err := verifyOwners(conn, v); err != nil {
+		return nil, err
+	}
 	for _, check := range checks {
 		err := sqlitex.Execute(conn, check.Query, &sqlitex.ExecOptions{
 			ResultFunc: func(stmt *sqlite.Stmt) error {
@@ -117,4 +120,33 @@ func (l *Ledger) verifyAll(ctx context.Context, conn *sqlite.Conn, progress func
 		}
 	}
 	return v, nil
+}
+
+// verifyOwners looks for rows of sites that are not there.
+func verifyOwners(conn *sqlite.Conn, v *ledger.Verification) error {
+	var tables []string
+	err := sqlitex.Execute(conn, `
+		SELECT t.name FROM sqlite_schema t JOIN pragma_table_info(t.name) c ON c.name = 'site_id'
+		WHERE t.type = 'table' AND t.name <> 'sites' ORDER BY t.name`, &sqlitex.ExecOptions{
+		ResultFunc: func(stmt *sqlite.Stmt) error {
+			tables = append(tables, stmt.ColumnText(0))
+			return nil
+		},
+	})
+	if err != nil {
+		return err
+	}
+	for _, table := range tables {
+		err := sqlitex.ExecuteTransient(conn, `
+			SELECT DISTINCT site_id FROM `+table+` WHERE site_id NOT IN (SELECT site_id FROM sites) ORDER BY site_id`, &sqlitex.ExecOptions{
+			ResultFunc: func(stmt *sqlite.Stmt) error {
+				v.Add(ledger.NoSite(stmt.ColumnInt64(0), table))
+				return nil
+			},
+		})
+		if err != nil {
+			return fmt.Errorf("%s: %w", table, err)
+		}
+	}
+	return nil
 }

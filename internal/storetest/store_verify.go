@@ -210,6 +210,12 @@ var verifyDamages = map[string][]damage{
 		{`UPDATE project_users SET user_id = 99 WHERE site_id = 1 AND user_id = (SELECT user_id FROM users WHERE site_id = 1 AND username = 'bob')`,
 			"the users of projects: PSC: project "},
 	},
+	"sites": {
+		{`DELETE FROM sites WHERE site_id = 2`, "sites: there is no site 2, which batches has rows of"},
+	},
+	"users": {
+		{`INSERT INTO users (user_id, site_id, username) VALUES (99, 77, 'alice')`, "sites: there is no site 77, which users has rows of"},
+	},
 	"both": {
 		{`UPDATE failed_records SET ordinal = 1 WHERE failed_id = 1`, "failed record 1 has failed, and is revision 1 as well"},
 		{`SELECT 1`, "Compute F of eve for p.abc123456.000 on rm.example.org at 2026-10-01T00:00:00Z: charge 1.25 (record 4 of batch 1): " +
