@@ -3,9 +3,11 @@ package postgres
 import (
 	"context"
 	"errors"
+	"runtime"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/amieusage/amieusage/internal/ledger"
 )
@@ -77,11 +79,17 @@ func (l *Ledger) loadSite(ctx context.Context, site ledger.SiteID, now time.Time
 			return err
 		}
 		verdicts := make([][]ledger.Verdict, len(queued))
+		var reading errgroup.Group
+		reading.SetLimit(runtime.GOMAXPROCS(0))
 		for i, q := range queued {
 			if !q.damaged {
-				verdicts[i] = judge.Read(&q.Batch)
+				reading.Go(func() error {
+					verdicts[i] = judge.Read(&q.Batch)
+					return nil
+				})
 			}
 		}
+		_ = reading.Wait() // which is nil
 		if registry, err = l.takeRegistry(ctx, tx, site, version); err != nil {
 			return err
 		}
