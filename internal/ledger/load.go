@@ -10,9 +10,10 @@ import (
 )
 
 const (
-	// loadRecords is about how many records one transaction loads: few enough
-	// that a send never waits long for the writer.
-	loadRecords = 4_000
+	// loadRecords is about how many records one transaction loads: many, so that
+	// its commit and its sums weigh little, and few enough that a send never
+	// waits long for the writer.
+	loadRecords = 8_000
 	// busyPoll is how soon Run tries again to load what another replica is
 	// loading.
 	busyPoll = 100 * time.Millisecond
