@@ -73,8 +73,7 @@ type connection struct {
 	net.Conn
 	all     *connections
 	address netip.Addr
-
-	closed chan struct{} // is closed with it
+	closed  chan struct{} // is closed with it
 
 	// Guarded by all.mu.
 	since  time.Time // of the last change of its state
