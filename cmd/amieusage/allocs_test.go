@@ -14,9 +14,9 @@ import (
 	"github.com/cockroachdb/apd/v3"
 
 	"github.com/amieusage/amieusage"
-	"github.com/amieusage/amieusage/internal/batch"
 	"github.com/amieusage/amieusage/internal/ledger"
 	"github.com/amieusage/amieusage/internal/outbox"
+	"github.com/amieusage/amieusage/internal/scheduler"
 	"github.com/amieusage/amieusage/internal/siterules"
 	"github.com/amieusage/amieusage/internal/slurm"
 	"github.com/amieusage/amieusage/internal/sqlite"
@@ -38,7 +38,7 @@ func TestAllocations(t *testing.T) {
 
 	var dump bytes.Buffer
 	dumpOf(&dump, n)
-	var job batch.Job
+	var job scheduler.Job
 	records := recordsOf(0, n)
 	message, err := amieusage.NewMessage(records...)
 	check(err)

@@ -21,9 +21,9 @@ import (
 	"github.com/rogpeppe/go-internal/txtar"
 
 	"github.com/amieusage/amieusage"
-	"github.com/amieusage/amieusage/internal/batch"
 	"github.com/amieusage/amieusage/internal/ledger"
 	"github.com/amieusage/amieusage/internal/outbox"
+	"github.com/amieusage/amieusage/internal/scheduler"
 )
 
 // addScriptFiles makes seeds of the files that the scripts come with.
@@ -213,7 +213,7 @@ func readAllRecords(t *testing.T, data []byte, inPieces bool) (items []outbox.It
 		if final != nil {
 			t.Fatalf("something came after the final error %v", final)
 		}
-		var row *batch.RowError
+		var row *scheduler.RowError
 		switch {
 		case errors.As(err, &row):
 			bad = append(bad, err.Error())

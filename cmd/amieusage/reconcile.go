@@ -16,8 +16,8 @@ import (
 
 	"github.com/amieusage/amieusage"
 	"github.com/amieusage/amieusage/internal/agent"
-	"github.com/amieusage/amieusage/internal/batch"
 	"github.com/amieusage/amieusage/internal/outbox"
+	"github.com/amieusage/amieusage/internal/scheduler"
 	"github.com/amieusage/amieusage/internal/slurm"
 	"github.com/amieusage/amieusage/internal/sqlite"
 )
@@ -131,7 +131,7 @@ func (r *reconcileCommand) check() (err error) {
 }
 
 func (r *reconcileCommand) reconcile(ctx context.Context, a *agent.Agent) (err error) {
-	var sources []batch.Source
+	var sources []scheduler.Source
 	for _, name := range r.files {
 		in, err := r.open(name)
 		if err != nil {

@@ -14,8 +14,8 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/amieusage/amieusage"
-	"github.com/amieusage/amieusage/internal/batch"
 	"github.com/amieusage/amieusage/internal/outbox"
+	"github.com/amieusage/amieusage/internal/scheduler"
 )
 
 // open opens a file for reading; - is standard input.
@@ -49,7 +49,7 @@ const (
 
 // readRecords reads records as JSON, one a line, in constant memory; or
 // messages, also over several lines. A record that cannot be used is a
-// *batch.RowError; the others go on.
+// *scheduler.RowError; the others go on.
 func readRecords(name string, r io.Reader) iter.Seq2[outbox.Item, error] {
 	return func(yield func(outbox.Item, error) bool) {
 		in := bufio.NewReaderSize(r, maxRecordLine)
@@ -67,7 +67,7 @@ func readRecords(name string, r io.Reader) iter.Seq2[outbox.Item, error] {
 				yield(outbox.Item{}, fmt.Errorf("%s: %w", name, err))
 				return
 			}
-			place := batch.Place{File: name, Line: number}
+			place := scheduler.Place{File: name, Line: number}
 			if value := bytes.TrimSpace(line); len(value) > 0 && !yieldValue(place, bytes.Clone(value), yield) {
 				return
 			}
@@ -100,7 +100,7 @@ func readDocument(name string, r io.Reader, yield func(outbox.Item, error) bool)
 			yield(outbox.Item{}, fmt.Errorf("%s: is not JSON at byte %d: %w", name, dec.InputOffset(), err))
 			return
 		}
-		place := batch.Place{File: name}
+		place := scheduler.Place{File: name}
 		if n > 1 {
 			place.File += ": value " + strconv.Itoa(n)
 		}
@@ -111,17 +111,17 @@ func readDocument(name string, r io.Reader, yield func(outbox.Item, error) bool)
 }
 
 // yieldValue yields the record, or the records of the message.
-func yieldValue(place batch.Place, value []byte, yield func(outbox.Item, error) bool) bool {
+func yieldValue(place scheduler.Place, value []byte, yield func(outbox.Item, error) bool) bool {
 	var head struct{ Records json.RawMessage }
 	if json.Unmarshal(value, &head) != nil || head.Records == nil {
 		return yield(readRecord(place, value))
 	}
 	usageType, items, err := amieusage.DecodeMessage(value)
 	if err != nil {
-		return yield(outbox.Item{}, &batch.RowError{Place: place, Problem: "is not a usage message", Err: err})
+		return yield(outbox.Item{}, &scheduler.RowError{Place: place, Problem: "is not a usage message", Err: err})
 	}
 	for i, raw := range items {
-		in := batch.Place{File: place.String() + ": record " + strconv.Itoa(i+1)}
+		in := scheduler.Place{File: place.String() + ": record " + strconv.Itoa(i+1)}
 		if !yield(checkedRecord(in, usageType, raw)) {
 			return false
 		}
@@ -129,10 +129,10 @@ func yieldValue(place batch.Place, value []byte, yield func(outbox.Item, error) 
 	return true
 }
 
-func readRecord(place batch.Place, raw []byte) (outbox.Item, error) {
+func readRecord(place scheduler.Place, raw []byte) (outbox.Item, error) {
 	var f amieusage.FailedRecord
 	if err := f.UnmarshalJSON(raw); err != nil || f.Record == nil {
-		return outbox.Item{}, &batch.RowError{
+		return outbox.Item{}, &scheduler.RowError{
 			Place: place, Problem: "is not a usage record", Err: errors.Join(err, f.Problem),
 			Remedy: `a record is a JSON object, with "UsageType": "Compute", "Storage" or "Adjustment"`,
 		}
@@ -140,10 +140,10 @@ func readRecord(place batch.Place, raw []byte) (outbox.Item, error) {
 	return checkedRecord(place, f.UsageType, raw)
 }
 
-func checkedRecord(place batch.Place, t amieusage.UsageType, raw []byte) (outbox.Item, error) {
+func checkedRecord(place scheduler.Place, t amieusage.UsageType, raw []byte) (outbox.Item, error) {
 	record, err := amieusage.CheckRecord(t, raw)
 	if err != nil {
-		return outbox.Item{}, &batch.RowError{
+		return outbox.Item{}, &scheduler.RowError{
 			Place: place, Problem: "the " + string(t) + " record " + record.Common().LocalRecordID + " is not valid", Err: err,
 		}
 	}

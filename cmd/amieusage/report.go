@@ -12,8 +12,8 @@ import (
 
 	"github.com/amieusage/amieusage"
 	"github.com/amieusage/amieusage/internal/agent"
-	"github.com/amieusage/amieusage/internal/batch"
 	"github.com/amieusage/amieusage/internal/outbox"
+	"github.com/amieusage/amieusage/internal/scheduler"
 	"github.com/amieusage/amieusage/internal/slurm"
 )
 
@@ -340,7 +340,7 @@ func (p *program) convert(ctx context.Context, config *siteConfig, name, delimit
 				record = r
 			}
 		}
-		if _, row := errors.AsType[*batch.RowError](err); row {
+		if _, row := errors.AsType[*scheduler.RowError](err); row {
 			ok = false
 			fmt.Fprintln(p.stderr, printable(err.Error()))
 			continue

@@ -6,7 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/amieusage/amieusage/internal/batch"
+	"github.com/amieusage/amieusage/internal/scheduler"
 )
 
 func (p *program) validateCommand() *cobra.Command {
@@ -48,7 +48,7 @@ service knows the resource, the project and the user is not checked.
 					} else {
 						fmt.Fprintln(p.stdout, printable(err.Error()))
 					}
-					if _, row := errors.AsType[*batch.RowError](err); !row {
+					if _, row := errors.AsType[*scheduler.RowError](err); !row {
 						break
 					}
 				}

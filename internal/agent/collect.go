@@ -6,8 +6,8 @@ import (
 	"iter"
 
 	"github.com/amieusage/amieusage"
-	"github.com/amieusage/amieusage/internal/batch"
 	"github.com/amieusage/amieusage/internal/outbox"
+	"github.com/amieusage/amieusage/internal/scheduler"
 )
 
 // enqueueItems is how many records one transaction enqueues.
@@ -22,13 +22,13 @@ const enqueueItems = 2000
 //
 // With preview, nothing is enqueued: it is called with each record that would
 // be.
-func (a *Agent) Collect(ctx context.Context, source batch.Source, cursor *outbox.Cursor, preview func(outbox.Item)) error {
+func (a *Agent) Collect(ctx context.Context, source scheduler.Source, cursor *outbox.Cursor, preview func(outbox.Item)) error {
 	e := &enqueuing{Agent: a, cursor: cursor, preview: preview, seen: idSet{}}
 	return e.run(ctx, a.convert(ctx, source))
 }
 
 // convert yields an item for each job that is to be reported.
-func (a *Agent) convert(ctx context.Context, source batch.Source) iter.Seq2[outbox.Item, error] {
+func (a *Agent) convert(ctx context.Context, source scheduler.Source) iter.Seq2[outbox.Item, error] {
 	return func(yield func(outbox.Item, error) bool) {
 		for job, err := range source.Jobs(ctx) {
 			var item outbox.Item
@@ -56,7 +56,7 @@ func (a *Agent) convert(ctx context.Context, source batch.Source) iter.Seq2[outb
 
 // Enqueue enqueues records that come from elsewhere than a scheduler; of
 // several contents of one record the last counts. An error of type
-// *batch.RowError concerns one record only.
+// *scheduler.RowError concerns one record only.
 func (a *Agent) Enqueue(ctx context.Context, items iter.Seq2[outbox.Item, error]) error {
 	return (&enqueuing{Agent: a}).run(ctx, items)
 }
@@ -74,7 +74,7 @@ type enqueuing struct {
 func (e *enqueuing) run(ctx context.Context, items iter.Seq2[outbox.Item, error]) error {
 	var failed error
 	for item, err := range items {
-		if row, ok := errors.AsType[*batch.RowError](err); ok {
+		if row, ok := errors.AsType[*scheduler.RowError](err); ok {
 			e.bad(Problem{Place: row.Place.String(), Reason: row.Error()})
 			continue
 		}

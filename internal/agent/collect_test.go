@@ -13,8 +13,8 @@ import (
 
 	"github.com/amieusage/amieusage"
 	"github.com/amieusage/amieusage/internal/agent"
-	"github.com/amieusage/amieusage/internal/batch"
 	"github.com/amieusage/amieusage/internal/outbox"
+	"github.com/amieusage/amieusage/internal/scheduler"
 	"github.com/amieusage/amieusage/internal/siterules"
 )
 
@@ -35,8 +35,8 @@ func (s *site) wantCounts(t *testing.T, want counts) {
 
 func TestCollectIsIdempotent(t *testing.T) {
 	s := newSite(t)
-	rows := []any{job("1"), job("2", onGPU), job("3", func(j *batch.Job) { j.End = time.Time{} }),
-		job("4", func(j *batch.Job) { j.Partition = "other" })}
+	rows := []any{job("1"), job("2", onGPU), job("3", func(j *scheduler.Job) { j.End = time.Time{} }),
+		job("4", func(j *scheduler.Job) { j.Partition = "other" })}
 	s.collect(t, rows...)
 	s.wantCounts(t, counts{Read: 4, New: 2})
 	skipped := map[string]int64{string(siterules.SkipUnfinished): 1, string(siterules.SkipNoResource): 1}
@@ -97,7 +97,7 @@ func TestCursorMovesOnlyWhenAllWasRead(t *testing.T) {
 	}
 	s.agent.Progress = nil
 
-	bad := &batch.RowError{Place: batch.Place{File: "sacct", Line: 2}, Problem: "is no row"}
+	bad := &scheduler.RowError{Place: scheduler.Place{File: "sacct", Line: 2}, Problem: "is no row"}
 	if err := s.again().agent.Collect(ctx, append(rows, bad), cursor, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -115,7 +115,7 @@ func TestCursorMovesOnlyWhenAllWasRead(t *testing.T) {
 
 func TestBadRowsStopOnlyThemselves(t *testing.T) {
 	s := newSite(t)
-	unreadable := &batch.RowError{Place: batch.Place{File: "sacct", Line: 9}, JobID: "2", Field: "End", Problem: "is no time"}
+	unreadable := &scheduler.RowError{Place: scheduler.Place{File: "sacct", Line: 9}, JobID: "2", Field: "End", Problem: "is no time"}
 	s.collect(t, job("1"), unreadable, job("3", by("")), job("4"))
 	s.wantCounts(t, counts{Read: 3, Bad: 2, New: 2})
 	want := []agent.Problem{
@@ -181,7 +181,7 @@ func manyJobs(n int) source {
 // Two allocations that the accounting gives one id and one submit time cannot
 // both be in the ledger. That is told, whenever the two are read in one run.
 func TestJobsThatOverwriteEachOther(t *testing.T) {
-	first, second := job("42"), job("42", func(j *batch.Job) { j.Start = j.Start.Add(time.Minute) })
+	first, second := job("42"), job("42", func(j *scheduler.Job) { j.Start = j.Start.Add(time.Minute) })
 	named := func(s *site) (places []string) {
 		for _, p := range s.agent.Summary.Problems {
 			if p.Kind != "bad" || !strings.Contains(p.Record, "42") {
@@ -244,7 +244,7 @@ func TestEnqueueTakesRecordsOfAnyKind(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.wantCounts(t, counts{New: 2, Changed: 1}) // of several contents of a record the last counts
-	bad := &batch.RowError{Place: batch.Place{File: "x", Line: 1}, Problem: "is no record"}
+	bad := &scheduler.RowError{Place: scheduler.Place{File: "x", Line: 1}, Problem: "is no record"}
 	broken := errors.New("broken")
 	err := s.again().agent.Enqueue(context.Background(), func(yield func(outbox.Item, error) bool) {
 		_ = yield(outbox.Item{}, bad) && yield(outbox.Item{Record: storage("3")}, nil) && yield(outbox.Item{}, broken)

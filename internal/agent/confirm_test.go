@@ -13,9 +13,9 @@ import (
 	"time"
 
 	"github.com/amieusage/amieusage"
-	"github.com/amieusage/amieusage/internal/batch"
 	"github.com/amieusage/amieusage/internal/ledger"
 	"github.com/amieusage/amieusage/internal/outbox"
+	"github.com/amieusage/amieusage/internal/scheduler"
 	"github.com/amieusage/amieusage/usageclient"
 )
 
@@ -124,11 +124,11 @@ func TestCorrections(t *testing.T) {
 	service := newService(t, ledger.Strict)
 	service.run(t)
 	s := service.site(t)
-	for _, change := range []func(*batch.Job){
-		func(*batch.Job) {},
+	for _, change := range []func(*scheduler.Job){
+		func(*scheduler.Job) {},
 		ran(2),
-		func(j *batch.Job) { ran(2)(j); j.Name = "an equal charge" },
-		func(j *batch.Job) { ran(2)(j); j.Name = "and again" },
+		func(j *scheduler.Job) { ran(2)(j); j.Name = "an equal charge" },
+		func(j *scheduler.Job) { ran(2)(j); j.Name = "and again" },
 		ran(2), // a content of before comes back
 	} {
 		s.collect(t, job("1", change))

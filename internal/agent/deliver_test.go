@@ -14,9 +14,9 @@ import (
 	"time"
 
 	"github.com/amieusage/amieusage/internal/agent"
-	"github.com/amieusage/amieusage/internal/batch"
 	"github.com/amieusage/amieusage/internal/ledger"
 	"github.com/amieusage/amieusage/internal/outbox"
+	"github.com/amieusage/amieusage/internal/scheduler"
 	"github.com/amieusage/amieusage/usageclient"
 )
 
@@ -26,18 +26,18 @@ const firstJobs, allJobs = 10_000, 12_000
 // jobs are all of them, of which each is made by its number; between is called
 // behind the first.
 type jobs struct {
-	of      func(i int) *batch.Job
+	of      func(i int) *scheduler.Job
 	between func()
 }
 
-func (s jobs) Jobs(context.Context) iter.Seq2[*batch.Job, error] {
-	return func(yield func(*batch.Job, error) bool) {
+func (s jobs) Jobs(context.Context) iter.Seq2[*scheduler.Job, error] {
+	return func(yield func(*scheduler.Job, error) bool) {
 		for i := range allJobs {
 			if i == firstJobs {
 				s.between()
 			}
 			j := s.of(i)
-			j.Place = batch.Place{File: "sacct", Line: i + 2}
+			j.Place = scheduler.Place{File: "sacct", Line: i + 2}
 			if !yield(j, nil) {
 				return
 			}
@@ -45,10 +45,10 @@ func (s jobs) Jobs(context.Context) iter.Seq2[*batch.Job, error] {
 	}
 }
 
-func numbered(i int) *batch.Job { return job(strconv.Itoa(i)) }
+func numbered(i int) *scheduler.Job { return job(strconv.Itoa(i)) }
 
 // report is what the command does.
-func (s *site) report(source batch.Source) error {
+func (s *site) report(source scheduler.Source) error {
 	ctx := context.Background()
 	err, unreached := s.agent.Deliver(ctx, func() error { return s.agent.Collect(ctx, source, nil, nil) })
 	if err == nil {
@@ -91,7 +91,7 @@ func TestDeliverWhileCollecting(t *testing.T) {
 	})
 	// The others correct some of the first.
 	corrected := 0
-	source := jobs{between: func() { <-confirming }, of: func(i int) *batch.Job {
+	source := jobs{between: func() { <-confirming }, of: func(i int) *scheduler.Job {
 		if i >= firstJobs && i%100 == 0 {
 			corrected++
 			return job(strconv.Itoa(i-firstJobs), ran(2))
@@ -214,7 +214,7 @@ func TestProblemsInOrder(t *testing.T) {
 			}
 		}
 	}
-	err := s.report(jobs{between: func() { <-rejected }, of: func(i int) *batch.Job {
+	err := s.report(jobs{between: func() { <-rejected }, of: func(i int) *scheduler.Job {
 		switch i {
 		case 5:
 			return job("5", onGPU)

@@ -16,10 +16,10 @@ import (
 
 	"github.com/amieusage/amieusage"
 	"github.com/amieusage/amieusage/internal/agent"
-	"github.com/amieusage/amieusage/internal/batch"
 	"github.com/amieusage/amieusage/internal/httpapi"
 	"github.com/amieusage/amieusage/internal/ledger"
 	"github.com/amieusage/amieusage/internal/outbox"
+	"github.com/amieusage/amieusage/internal/scheduler"
 	"github.com/amieusage/amieusage/internal/siterules"
 	"github.com/amieusage/amieusage/internal/sqlite"
 	"github.com/amieusage/amieusage/usageclient"
@@ -281,25 +281,25 @@ func (s *site) confirm(t testing.TB, wait time.Duration) {
 	}
 }
 
-// A source yields these rows: a *batch.Job or an error each.
+// A source yields these rows: a *scheduler.Job or an error each.
 type source []any
 
-func (s source) Jobs(ctx context.Context) iter.Seq2[*batch.Job, error] {
-	return func(yield func(*batch.Job, error) bool) {
-		var reused batch.Job
+func (s source) Jobs(ctx context.Context) iter.Seq2[*scheduler.Job, error] {
+	return func(yield func(*scheduler.Job, error) bool) {
+		var reused scheduler.Job
 		for i, row := range s {
 			if err := ctx.Err(); err != nil {
 				yield(nil, err)
 				return
 			}
 			switch row := row.(type) {
-			case *batch.Job:
+			case *scheduler.Job:
 				reused = *row
-				reused.Place = batch.Place{File: "sacct", Line: i + 2}
+				reused.Place = scheduler.Place{File: "sacct", Line: i + 2}
 				if !yield(&reused, nil) {
 					return
 				}
-			case *batch.RowError:
+			case *scheduler.RowError:
 				if !yield(nil, row) {
 					return
 				}
@@ -314,11 +314,11 @@ func (s source) Jobs(ctx context.Context) iter.Seq2[*batch.Job, error] {
 var begin = time.Date(2026, 10, 1, 8, 0, 0, 0, time.UTC)
 
 // job returns a finished job that costs 8 units on rm.
-func job(id string, change ...func(*batch.Job)) *batch.Job {
-	j := &batch.Job{
+func job(id string, change ...func(*scheduler.Job)) *scheduler.Job {
+	j := &scheduler.Job{
 		Cluster: "testc", ID: id, DisplayID: id, User: "alice", Account: project, Partition: "RM", Name: "run", State: "COMPLETED",
 		Submit: begin, Start: begin.Add(time.Minute), End: begin.Add(time.Minute + time.Hour), ElapsedSeconds: 3600,
-		Nodes: 1, CPUs: 8, TRES: []batch.TRES{{Name: "cpu", Count: 8}, {Name: "gres/gpu", Count: 2}},
+		Nodes: 1, CPUs: 8, TRES: []scheduler.TRES{{Name: "cpu", Count: 8}, {Name: "gres/gpu", Count: 2}},
 	}
 	for _, c := range change {
 		c(j)
@@ -326,19 +326,19 @@ func job(id string, change ...func(*batch.Job)) *batch.Job {
 	return j
 }
 
-func onGPU(j *batch.Job) { j.Partition = "GPU" }
+func onGPU(j *scheduler.Job) { j.Partition = "GPU" }
 
-func by(user string) func(*batch.Job) { return func(j *batch.Job) { j.User = user } }
+func by(user string) func(*scheduler.Job) { return func(j *scheduler.Job) { j.User = user } }
 
-func ran(hours int64) func(*batch.Job) {
-	return func(j *batch.Job) {
+func ran(hours int64) func(*scheduler.Job) {
+	return func(j *scheduler.Job) {
 		j.ElapsedSeconds = hours * 3600
 		j.End = j.Start.Add(time.Duration(hours) * time.Hour)
 	}
 }
 
-func submitted(at time.Time) func(*batch.Job) {
-	return func(j *batch.Job) {
+func submitted(at time.Time) func(*scheduler.Job) {
+	return func(j *scheduler.Job) {
 		j.Start, j.End, j.Submit = j.Start.Add(at.Sub(j.Submit)), j.End.Add(at.Sub(j.Submit)), at
 	}
 }

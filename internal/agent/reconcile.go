@@ -10,8 +10,8 @@ import (
 	"github.com/cockroachdb/apd/v3"
 
 	"github.com/amieusage/amieusage"
-	"github.com/amieusage/amieusage/internal/batch"
 	"github.com/amieusage/amieusage/internal/outbox"
+	"github.com/amieusage/amieusage/internal/scheduler"
 	"github.com/amieusage/amieusage/internal/siterules"
 )
 
@@ -32,7 +32,7 @@ const reconcileChunk = 2000
 // The service lists no time of usage: a record that only it has belongs to the
 // period in which its job was submitted. A service that lists no loaded records
 // at all is left out, which the answer says.
-func (a *Agent) Reconcile(ctx context.Context, period Period, sources []batch.Source, into outbox.Comparison) (*outbox.Reconciling, error) {
+func (a *Agent) Reconcile(ctx context.Context, period Period, sources []scheduler.Source, into outbox.Comparison) (*outbox.Reconciling, error) {
 	r := &reconciling{Agent: a, period: period, into: into}
 	r.Reports = func(resource string) bool {
 		return slices.ContainsFunc(a.Rules.Resources, func(s siterules.Resource) bool { return s.Name == resource })
@@ -80,10 +80,10 @@ func (r *reconciling) addAll(ctx context.Context, stage string, sides iter.Seq2[
 
 // accounting gives the records of all jobs that are to be reported. Those that
 // ended outside the period are known, and not compared.
-func (r *reconciling) accounting(ctx context.Context, source batch.Source) iter.Seq2[outbox.Side, error] {
+func (r *reconciling) accounting(ctx context.Context, source scheduler.Source) iter.Seq2[outbox.Side, error] {
 	return func(yield func(outbox.Side, error) bool) {
 		for item, err := range r.convert(ctx, source) {
-			if row, ok := errors.AsType[*batch.RowError](err); ok {
+			if row, ok := errors.AsType[*scheduler.RowError](err); ok {
 				r.bad(Problem{Place: row.Place.String(), Reason: row.Error()})
 				continue
 			}

@@ -12,9 +12,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/amieusage/amieusage/internal/agent"
-	"github.com/amieusage/amieusage/internal/batch"
 	"github.com/amieusage/amieusage/internal/ledger"
 	"github.com/amieusage/amieusage/internal/outbox"
+	"github.com/amieusage/amieusage/internal/scheduler"
 	"github.com/amieusage/amieusage/internal/sqlite"
 )
 
@@ -38,7 +38,7 @@ func (s *site) reconcile(t testing.TB, rows ...any) (differences []string, sum *
 		t.Fatal(err)
 	}
 	defer comparison.Close()
-	how, err := s.agent.Reconcile(t.Context(), day, []batch.Source{source(rows)}, comparison)
+	how, err := s.agent.Reconcile(t.Context(), day, []scheduler.Source{source(rows)}, comparison)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +110,7 @@ func TestReconcileOthers(t *testing.T) {
 	s.deliver(t, service, job("1"))
 	other.deliver(t, service, job("2"), job("3", by("eve")), late, job("5", onGPU), job("6", submitted(begin.AddDate(0, 0, -3))))
 	s.agent.Rules.Resources = s.agent.Rules.Resources[1:] // the GPUs are somebody else's
-	got, sum := s.reconcile(t, job("1"), late, &batch.RowError{Problem: "cannot be read"})
+	got, sum := s.reconcile(t, job("1"), late, &scheduler.RowError{Problem: "cannot be read"})
 	wantDifferences(t, got, "2 extra: only the service has it",
 		"3 extra: only the service has it, as a failed record: The user is not known on the project")
 	if sum.Records != 3 || s.agent.Summary.Bad != 1 {
@@ -143,16 +143,16 @@ func TestReconcileCutOff(t *testing.T) {
 	}
 	defer comparison.Close()
 	cut := errors.New("slurmdbd is away")
-	if _, err := s.agent.Reconcile(t.Context(), day, []batch.Source{source{job("1"), cut}}, comparison); !errors.Is(err, cut) {
+	if _, err := s.agent.Reconcile(t.Context(), day, []scheduler.Source{source{job("1"), cut}}, comparison); !errors.Is(err, cut) {
 		t.Errorf("cut off: %v", err)
 	}
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := s.agent.Reconcile(ended, day, []batch.Source{source{job("1")}}, comparison); !errors.Is(err, context.Canceled) {
+	if _, err := s.agent.Reconcile(ended, day, []scheduler.Source{source{job("1")}}, comparison); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
 	s.agent.Client = clientAt(t, "http://127.0.0.1:1")
-	if _, err := s.agent.Reconcile(t.Context(), day, []batch.Source{source{job("1")}}, comparison); err == nil {
+	if _, err := s.agent.Reconcile(t.Context(), day, []scheduler.Source{source{job("1")}}, comparison); err == nil {
 		t.Error("no service is no error")
 	}
 }

@@ -13,9 +13,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/amieusage/amieusage/internal/batch"
 	"github.com/amieusage/amieusage/internal/ledger"
 	"github.com/amieusage/amieusage/internal/outbox"
+	"github.com/amieusage/amieusage/internal/scheduler"
 	"github.com/amieusage/amieusage/usageclient"
 )
 
@@ -113,7 +113,7 @@ func TestOversizedRequestsAreSplit(t *testing.T) {
 	})
 	s := service.site(t)
 	s.collect(t, manyJobs(100)...)
-	s.collect(t, job("long", func(j *batch.Job) { j.Name = strings.Repeat("x", 4096) }))
+	s.collect(t, job("long", func(j *scheduler.Job) { j.Name = strings.Repeat("x", 4096) }))
 	s.send(t)
 	s.confirm(t, time.Minute)
 	s.wantStates(t, map[outbox.State]int64{outbox.Loaded: 100, outbox.Rejected: 1})

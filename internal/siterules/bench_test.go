@@ -3,7 +3,7 @@ package siterules_test
 import (
 	"testing"
 
-	"github.com/amieusage/amieusage/internal/batch"
+	"github.com/amieusage/amieusage/internal/scheduler"
 )
 
 // BenchmarkConvert converts one job with three rates and a choice of four
@@ -12,7 +12,7 @@ func BenchmarkConvert(b *testing.B) {
 	rules := siteRules(b)
 	job := ranJob()
 	job.Partition = "RM-shared"
-	job.TRES = []batch.TRES{
+	job.TRES = []scheduler.TRES{
 		{Name: "billing", Count: 8}, {Name: "cpu", Count: 8}, {Name: "gres/gpu:a100", Count: 2},
 		{Name: "gres/gpu", Count: 2}, {Name: "mem", Count: 800 << 20}, {Name: "node", Count: 1},
 	}

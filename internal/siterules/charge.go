@@ -9,7 +9,7 @@ import (
 	"github.com/cockroachdb/apd/v3"
 
 	"github.com/amieusage/amieusage"
-	"github.com/amieusage/amieusage/internal/batch"
+	"github.com/amieusage/amieusage/internal/scheduler"
 )
 
 // A Charge says what an hour on a resource costs:
@@ -102,7 +102,7 @@ func isTRES(name string) bool {
 }
 
 // of returns the charge of a job. It holds for rates that pass check.
-func (c *Charge) of(job *batch.Job) amieusage.Charge {
+func (c *Charge) of(job *scheduler.Job) amieusage.Charge {
 	var total, part, count apd.Decimal
 	for name, rate := range c.PerHour {
 		n, _ := job.TRESCount(name)

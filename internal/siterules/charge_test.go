@@ -9,18 +9,18 @@ import (
 	"github.com/cockroachdb/apd/v3"
 	"pgregory.net/rapid"
 
-	"github.com/amieusage/amieusage/internal/batch"
+	"github.com/amieusage/amieusage/internal/scheduler"
 	"github.com/amieusage/amieusage/internal/siterules"
 )
 
 func TestCharge(t *testing.T) {
 	const hour = 3600
-	held := []batch.TRES{{Name: "billing", Count: 99}, {Name: "cpu", Count: 8}, {Name: "gres/gpu:a100", Count: 2},
+	held := []scheduler.TRES{{Name: "billing", Count: 99}, {Name: "cpu", Count: 8}, {Name: "gres/gpu:a100", Count: 2},
 		{Name: "gres/gpu", Count: 2}, {Name: "mem", Count: 6 << 30}, {Name: "node", Count: 2}}
-	typed := []batch.TRES{{Name: "cpu", Count: 8}, {Name: "gres/gpu:a100", Count: 2}, {Name: "gres/gpu:h100", Count: 1}}
+	typed := []scheduler.TRES{{Name: "cpu", Count: 8}, {Name: "gres/gpu:a100", Count: 2}, {Name: "gres/gpu:h100", Count: 1}}
 	tests := []struct {
 		what     string
-		tres     []batch.TRES
+		tres     []scheduler.TRES
 		elapsed  int64
 		rates    []string
 		combine  siterules.Combine
@@ -36,7 +36,7 @@ func TestCharge(t *testing.T) {
 		{"above the half", held, hour, []string{"cpu", "0.06250000000000001"}, "", 0, "1"},
 		{"whole tens are not written with an exponent", held, hour, []string{"cpu", "1000"}, "", 6, "8000"},
 		{"memory per GiB", held, hour, []string{"mem", "0.5"}, "", 6, "3"},
-		{"part of a GiB", []batch.TRES{{Name: "mem", Count: 800 << 20}}, hour, []string{"mem", "1"}, "", 6, "0.78125"},
+		{"part of a GiB", []scheduler.TRES{{Name: "mem", Count: 800 << 20}}, hour, []string{"mem", "1"}, "", 6, "0.78125"},
 		{"sum", held, hour, []string{"cpu", "1", "gres/gpu", "16.5", "mem", "0.5"}, siterules.CombineSum, 6, "44"},
 		{"sum unless told otherwise", held, hour, []string{"cpu", "1", "node", "1"}, "", 6, "10"},
 		{"max", held, hour, []string{"cpu", "1", "gres/gpu", "16.5", "mem", "0.5"}, siterules.CombineMax, 6, "33"},
@@ -47,7 +47,7 @@ func TestCharge(t *testing.T) {
 		{"what was not allocated costs nothing", held, hour, []string{"gres/fpga", "1"}, "", 6, "0"},
 		{"and is no maximum", held, hour, []string{"gres/fpga", "1", "cpu", "0"}, siterules.CombineMax, 6, "0"},
 		{"billing", held, hour, []string{"billing", "0.01"}, "", 6, "0.99"},
-		{"nearly all that a ledger can hold", []batch.TRES{{Name: "cpu", Count: 9_000_000_000}}, hour, []string{"cpu", "1000"}, "", 6, "9000000000000"},
+		{"nearly all that a ledger can hold", []scheduler.TRES{{Name: "cpu", Count: 9_000_000_000}}, hour, []string{"cpu", "1000"}, "", 6, "9000000000000"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.what, func(t *testing.T) {
@@ -85,7 +85,7 @@ func TestChargeIsExact(t *testing.T) {
 			pairs = append(pairs, name, rate)
 			count := rapid.OneOf(rapid.Int64Range(0, 4096), rapid.Int64Range(0, math.MaxInt64)).Draw(rt, "count")
 			if i == 0 || rapid.Bool().Draw(rt, "allocated") {
-				job.TRES = append(job.TRES, batch.TRES{Name: name, Count: count})
+				job.TRES = append(job.TRES, scheduler.TRES{Name: name, Count: count})
 			} else {
 				count = 0
 			}

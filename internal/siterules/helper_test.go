@@ -6,7 +6,7 @@ import (
 
 	"github.com/cockroachdb/apd/v3"
 
-	"github.com/amieusage/amieusage/internal/batch"
+	"github.com/amieusage/amieusage/internal/scheduler"
 	"github.com/amieusage/amieusage/internal/siterules"
 )
 
@@ -47,13 +47,13 @@ func siteRules(t testing.TB) *siterules.Rules {
 
 // ranJob is a job that nothing is wrong with, in which tests change what they
 // are about.
-func ranJob() *batch.Job {
+func ranJob() *scheduler.Job {
 	submit := time.Date(2026, 10, 1, 8, 0, 0, 0, time.UTC)
-	return &batch.Job{
-		Place: batch.Place{File: "dump.psv", Line: 2}, Cluster: "testc", ID: "42", DisplayID: "42",
+	return &scheduler.Job{
+		Place: scheduler.Place{File: "dump.psv", Line: 2}, Cluster: "testc", ID: "42", DisplayID: "42",
 		User: "alice", Account: "p.abc123456.000", Partition: "RM", QOS: "normal", Name: "run", ReqMem: "800M",
 		State: "COMPLETED", Submit: submit, Start: submit.Add(time.Minute), End: submit.Add(time.Minute + time.Hour),
 		ElapsedSeconds: 3600, Nodes: 1, CPUs: 8,
-		TRES: []batch.TRES{{Name: "cpu", Count: 8}, {Name: "mem", Count: 4 << 30}, {Name: "node", Count: 1}},
+		TRES: []scheduler.TRES{{Name: "cpu", Count: 8}, {Name: "mem", Count: 4 << 30}, {Name: "node", Count: 1}},
 	}
 }

@@ -11,7 +11,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/amieusage/amieusage"
-	"github.com/amieusage/amieusage/internal/batch"
+	"github.com/amieusage/amieusage/internal/scheduler"
 )
 
 // Rules are a site's own rules.
@@ -108,9 +108,9 @@ func checkPatterns(patterns []string) error {
 }
 
 // Convert turns a job into the record that reports it. A job that is not to be
-// reported gives the reason and no record. The error is a [*batch.RowError]
+// reported gives the reason and no record. The error is a [*scheduler.RowError]
 // that names the job's place.
-func (r *Rules) Convert(job *batch.Job) (*amieusage.ComputeRecord, Skip, error) {
+func (r *Rules) Convert(job *scheduler.Job) (*amieusage.ComputeRecord, Skip, error) {
 	switch {
 	case !job.Finished():
 		return nil, SkipUnfinished, nil
@@ -128,7 +128,7 @@ func (r *Rules) Convert(job *batch.Job) (*amieusage.ComputeRecord, Skip, error) 
 		return nil, SkipNoResource, nil
 	}
 	if len(job.TRES) == 0 {
-		return nil, "", &batch.RowError{
+		return nil, "", &scheduler.RowError{
 			Place: job.Place, JobID: job.DisplayID, Field: "AllocTRES",
 			Problem: "the job ran, and nothing says what was allocated to it", Remedy: "correct it in the accounting",
 		}
@@ -153,7 +153,7 @@ func (r *Rules) Convert(job *batch.Job) (*amieusage.ComputeRecord, Skip, error) 
 		record.LocalReference = job.DisplayID
 	}
 	if err := record.Validate(); err != nil {
-		return nil, "", &batch.RowError{
+		return nil, "", &scheduler.RowError{
 			Place: job.Place, JobID: job.DisplayID, Problem: "the record of the job is not valid", Err: err,
 		}
 	}
@@ -163,7 +163,7 @@ func (r *Rules) Convert(job *batch.Job) (*amieusage.ComputeRecord, Skip, error) 
 // recordID returns the LocalRecordID of an allocation. A job that was resized
 // leaves a row for each size, all with one id and one submit time: each but
 // the last needs an id of its own, or they would overwrite one another.
-func recordID(job *batch.Job) string {
+func recordID(job *scheduler.Job) string {
 	if job.State == "RESIZING" {
 		return job.ID + "-resized-" + strconv.FormatInt(job.Start.Unix(), 10)
 	}
@@ -181,7 +181,7 @@ func clip(s string, n int) string {
 	return s[:n]
 }
 
-func (r *Rules) resourceOf(job *batch.Job) *Resource {
+func (r *Rules) resourceOf(job *scheduler.Job) *Resource {
 	for i := range r.Resources {
 		resource := &r.Resources[i]
 		if matches(resource.Clusters, job.Cluster) && matches(resource.Partitions, job.Partition) && matches(resource.QOS, job.QOS) {

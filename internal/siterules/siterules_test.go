@@ -9,7 +9,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/amieusage/amieusage"
-	"github.com/amieusage/amieusage/internal/batch"
+	"github.com/amieusage/amieusage/internal/scheduler"
 	"github.com/amieusage/amieusage/internal/siterules"
 )
 
@@ -124,24 +124,24 @@ func TestUsersAreMapped(t *testing.T) {
 // TestWhyAJobIsSkipped: of several reasons the one that says most of the job
 // itself is given.
 func TestWhyAJobIsSkipped(t *testing.T) {
-	unfinished := func(j *batch.Job) { j.End = time.Time{} }
-	neverStarted := func(j *batch.Job) { j.ElapsedSeconds, j.TRES = 0, nil }
-	noStart := func(j *batch.Job) { j.ElapsedSeconds, j.Start = 0, time.Time{} }
-	zero := func(j *batch.Job) { j.ElapsedSeconds = 0 }
-	account := func(j *batch.Job) { j.Account = "local" }
-	resource := func(j *batch.Job) { j.Partition = "other" }
-	nothing := func(j *batch.Job) { j.TRES = nil }
+	unfinished := func(j *scheduler.Job) { j.End = time.Time{} }
+	neverStarted := func(j *scheduler.Job) { j.ElapsedSeconds, j.TRES = 0, nil }
+	noStart := func(j *scheduler.Job) { j.ElapsedSeconds, j.Start = 0, time.Time{} }
+	zero := func(j *scheduler.Job) { j.ElapsedSeconds = 0 }
+	account := func(j *scheduler.Job) { j.Account = "local" }
+	resource := func(j *scheduler.Job) { j.Partition = "other" }
+	nothing := func(j *scheduler.Job) { j.TRES = nil }
 	tests := []struct {
 		what    string
-		changes []func(*batch.Job)
+		changes []func(*scheduler.Job)
 		want    siterules.Skip
 	}{
-		{"unfinished before all", []func(*batch.Job){unfinished, neverStarted, account, resource}, siterules.SkipUnfinished},
-		{"never started before 0 s", []func(*batch.Job){neverStarted, account, resource}, siterules.SkipNeverStarted},
-		{"cancelled without a start", []func(*batch.Job){noStart, account}, siterules.SkipNeverStarted},
-		{"0 s before account", []func(*batch.Job){zero, account, resource}, siterules.SkipZeroElapsed},
-		{"account before resource", []func(*batch.Job){account, resource, nothing}, siterules.SkipAccount},
-		{"resource", []func(*batch.Job){resource, nothing}, siterules.SkipNoResource},
+		{"unfinished before all", []func(*scheduler.Job){unfinished, neverStarted, account, resource}, siterules.SkipUnfinished},
+		{"never started before 0 s", []func(*scheduler.Job){neverStarted, account, resource}, siterules.SkipNeverStarted},
+		{"cancelled without a start", []func(*scheduler.Job){noStart, account}, siterules.SkipNeverStarted},
+		{"0 s before account", []func(*scheduler.Job){zero, account, resource}, siterules.SkipZeroElapsed},
+		{"account before resource", []func(*scheduler.Job){account, resource, nothing}, siterules.SkipAccount},
+		{"resource", []func(*scheduler.Job){resource, nothing}, siterules.SkipNoResource},
 	}
 	for _, tt := range tests {
 		rules := siteRules(t)
@@ -165,10 +165,10 @@ func TestResizedJobIsARecordForEachSize(t *testing.T) {
 	second.Start = first.End
 	last.Start = second.End
 	last.End = last.Start.Add(time.Hour)
-	last.TRES = []batch.TRES{{Name: "cpu", Count: 16}}
+	last.TRES = []scheduler.TRES{{Name: "cpu", Count: 16}}
 	seen := map[amieusage.Identity]bool{}
 	var charges []string
-	for _, job := range []*batch.Job{first, second, last} {
+	for _, job := range []*scheduler.Job{first, second, last} {
 		r := mustConvert(t, rules, job)
 		seen[r.Identity()] = true
 		charges = append(charges, r.Charge.String())
@@ -222,19 +222,19 @@ func TestLongNamesAreClippedBetweenCharacters(t *testing.T) {
 func TestBadJobs(t *testing.T) {
 	tests := []struct {
 		what   string
-		change func(*batch.Job)
+		change func(*scheduler.Job)
 		want   string // part of the error
 	}{
-		{"no user", func(j *batch.Job) { j.User = "" }, "Username"},
-		{"no start", func(j *batch.Job) { j.Start = time.Time{} }, "StartTime"},
-		{"no submit", func(j *batch.Job) { j.Submit = time.Time{} }, "SubmitTime"},
-		{"ended before it started", func(j *batch.Job) { j.End = j.Start.Add(-time.Second) }, "EndTime"},
-		{"no id", func(j *batch.Job) { j.ID = "" }, "LocalRecordID"},
-		{"a name that is no text", func(j *batch.Job) { j.Name = "\xff" }, "JobName"},
-		{"nothing but continuation bytes", func(j *batch.Job) { j.Account = strings.Repeat("\x80", 5000) }, "LocalProjectID"},
-		{"negative run time", func(j *batch.Job) { j.ElapsedSeconds = -1 }, "Charge"},
-		{"a charge that nothing can hold", func(j *batch.Job) { j.ElapsedSeconds, j.TRES[0].Count = 1<<62, 1<<62 }, "nine trillion"},
-		{"nothing allocated", func(j *batch.Job) { j.TRES = nil }, "AllocTRES"},
+		{"no user", func(j *scheduler.Job) { j.User = "" }, "Username"},
+		{"no start", func(j *scheduler.Job) { j.Start = time.Time{} }, "StartTime"},
+		{"no submit", func(j *scheduler.Job) { j.Submit = time.Time{} }, "SubmitTime"},
+		{"ended before it started", func(j *scheduler.Job) { j.End = j.Start.Add(-time.Second) }, "EndTime"},
+		{"no id", func(j *scheduler.Job) { j.ID = "" }, "LocalRecordID"},
+		{"a name that is no text", func(j *scheduler.Job) { j.Name = "\xff" }, "JobName"},
+		{"nothing but continuation bytes", func(j *scheduler.Job) { j.Account = strings.Repeat("\x80", 5000) }, "LocalProjectID"},
+		{"negative run time", func(j *scheduler.Job) { j.ElapsedSeconds = -1 }, "Charge"},
+		{"a charge that nothing can hold", func(j *scheduler.Job) { j.ElapsedSeconds, j.TRES[0].Count = 1<<62, 1<<62 }, "nine trillion"},
+		{"nothing allocated", func(j *scheduler.Job) { j.TRES = nil }, "AllocTRES"},
 	}
 	for _, tt := range tests {
 		job := ranJob()

@@ -16,7 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/amieusage/amieusage"
-	"github.com/amieusage/amieusage/internal/batch"
+	"github.com/amieusage/amieusage/internal/scheduler"
 	"github.com/amieusage/amieusage/internal/siterules"
 	"github.com/amieusage/amieusage/internal/slurm"
 )
@@ -340,7 +340,7 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-func mustConvert(t *testing.T, rules *siterules.Rules, job *batch.Job) *amieusage.ComputeRecord {
+func mustConvert(t *testing.T, rules *siterules.Rules, job *scheduler.Job) *amieusage.ComputeRecord {
 	t.Helper()
 	r, skip, err := rules.Convert(job)
 	if err != nil || r == nil {
@@ -349,11 +349,11 @@ func mustConvert(t *testing.T, rules *siterules.Rules, job *batch.Job) *amieusag
 	return r
 }
 
-func rowError(t *testing.T, err error) *batch.RowError {
+func rowError(t *testing.T, err error) *scheduler.RowError {
 	t.Helper()
-	row, ok := errors.AsType[*batch.RowError](err)
+	row, ok := errors.AsType[*scheduler.RowError](err)
 	if !ok {
-		t.Fatalf("error %v is no *batch.RowError", err)
+		t.Fatalf("error %v is no *scheduler.RowError", err)
 	}
 	return row
 }

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/amieusage/amieusage/internal/batch"
+	"github.com/amieusage/amieusage/internal/scheduler"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
@@ -83,7 +83,7 @@ func (d *slowJSON) time(v any) time.Time {
 	return time.Unix(n, 0).UTC()
 }
 
-func (d *slowJSON) tres(v any) (list []batch.TRES) {
+func (d *slowJSON) tres(v any) (list []scheduler.TRES) {
 	for _, entry := range d.list(v) {
 		entry := d.object(entry)
 		kind, name, count := d.text(entry["type"]), d.text(entry["name"]), d.number(entry["count"])
@@ -98,12 +98,12 @@ func (d *slowJSON) tres(v any) (list []batch.TRES) {
 			d.bad = d.bad || count > math.MaxInt64>>20
 			count <<= 20
 		}
-		list = append(list, batch.TRES{Name: kind, Count: count})
+		list = append(list, scheduler.TRES{Name: kind, Count: count})
 	}
 	return list
 }
 
-func (d *slowJSON) job(v any) *batch.Job {
+func (d *slowJSON) job(v any) *scheduler.Job {
 	j := d.object(v)
 	id, array, het := d.number(j["job_id"]), d.object(j["array"]), d.object(j["het"])
 	times, hasTime := j["time"]
@@ -123,7 +123,7 @@ func (d *slowJSON) job(v any) *batch.Job {
 	if len(name) > maxName {
 		name = strings.ToValidUTF8(name[:maxName], "")
 	}
-	job := &batch.Job{
+	job := &scheduler.Job{
 		ID: strconv.FormatInt(id, 10), Cluster: d.text(j["cluster"]), User: d.text(j["user"]), Account: d.text(j["account"]),
 		Partition: d.text(j["partition"]), QOS: d.text(j["qos"]), Name: strings.TrimRight(name, "\r\n"), State: strings.ToUpper(word),
 		Submit: d.time(at["submission"]), Start: d.time(at["start"]), End: d.time(at["end"]), ElapsedSeconds: d.number(at["elapsed"]),
@@ -191,10 +191,10 @@ func slowOutputs(data []byte) (want reading, broken, unusable bool) {
 			var d slowJSON
 			job := d.job(v)
 			want.stats.Rows++
-			job.Place = batch.Place{File: "fuzz", Record: int(want.stats.Rows)}
+			job.Place = scheduler.Place{File: "fuzz", Record: int(want.stats.Rows)}
 			if d.bad {
 				want.stats.Bad++
-				want.bad = append(want.bad, &batch.RowError{Place: job.Place})
+				want.bad = append(want.bad, &scheduler.RowError{Place: job.Place})
 			} else {
 				want.jobs = append(want.jobs, job)
 			}
@@ -242,6 +242,6 @@ func FuzzJSON(f *testing.F) {
 		}
 		mustBeSame(t, want.stats, got.stats)
 		mustBeSame(t, want.jobs, got.jobs, cmpopts.EquateComparable(time.Time{}))
-		mustBeSame(t, want.bad, got.bad, cmpopts.IgnoreFields(batch.RowError{}, "JobID", "Field", "Problem", "Remedy", "Err"))
+		mustBeSame(t, want.bad, got.bad, cmpopts.IgnoreFields(scheduler.RowError{}, "JobID", "Field", "Problem", "Remedy", "Err"))
 	})
 }

@@ -17,7 +17,7 @@ import (
 	"time"
 	_ "time/tzdata"
 
-	"github.com/amieusage/amieusage/internal/batch"
+	"github.com/amieusage/amieusage/internal/scheduler"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
@@ -46,7 +46,7 @@ func slowCount(s string, mebibytes bool) (int64, bool) {
 	return rounded.Int64(), rounded.IsInt64()
 }
 
-func slowTRES(s string) (list []batch.TRES, ok bool) {
+func slowTRES(s string) (list []scheduler.TRES, ok bool) {
 	if s == "" {
 		return nil, true
 	}
@@ -62,7 +62,7 @@ func slowTRES(s string) (list []batch.TRES, ok bool) {
 		if !ok {
 			return nil, false
 		}
-		list = append(list, batch.TRES{Name: name, Count: count})
+		list = append(list, scheduler.TRES{Name: name, Count: count})
 	}
 	return list, true
 }
@@ -195,8 +195,8 @@ func FuzzElapsed(f *testing.F) {
 
 // reading is all that a Reader yielded.
 type reading struct {
-	jobs  []*batch.Job
-	bad   []*batch.RowError
+	jobs  []*scheduler.Job
+	bad   []*scheduler.RowError
 	err   error
 	stats Stats
 }
@@ -214,7 +214,7 @@ func read(t *testing.T, data []byte, piece int, opts Options) (r reading) {
 	// A small buffer costs little, and lines are longer than it.
 	reader := &Reader{in: bufio.NewReaderSize(in, 1024), name: "fuzz", opts: opts}
 	for job, err := range reader.Jobs(context.Background()) {
-		var row *batch.RowError
+		var row *scheduler.RowError
 		switch {
 		case r.err != nil:
 			t.Fatalf("something was yielded after the final error %v", r.err)

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/amieusage/amieusage/internal/batch"
+	"github.com/amieusage/amieusage/internal/scheduler"
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
@@ -56,7 +56,7 @@ func slowRows(body string) (rows []slowRow) {
 }
 
 // slowJob reads a row; nil and true of a step.
-func slowJob(row slowRow) (job *batch.Job, ok bool) {
+func slowJob(row slowRow) (job *scheduler.Job, ok bool) {
 	if row.cut {
 		return nil, false
 	}
@@ -80,7 +80,7 @@ func slowJob(row slowRow) (job *batch.Job, ok bool) {
 	if len(name) > maxName {
 		name = strings.ToValidUTF8(name[:maxName], "")
 	}
-	job = &batch.Job{
+	job = &scheduler.Job{
 		Cluster: value["Cluster"], ID: id, DisplayID: shown, User: value["User"], Account: value["Account"], Partition: value["Partition"],
 		QOS: value["QOS"], ReqMem: value["ReqMem"], State: strings.ToUpper(state), Name: strings.TrimRight(name, "\r\n"),
 	}
@@ -113,7 +113,7 @@ func slowJob(row slowRow) (job *batch.Job, ok bool) {
 		}
 		*want.count = n
 		if bare {
-			job.TRES = append(job.TRES, batch.TRES{Name: want.tres, Count: n})
+			job.TRES = append(job.TRES, scheduler.TRES{Name: want.tres, Count: n})
 		}
 	}
 	return job, true
@@ -137,7 +137,7 @@ func mustAgreeWithSlowText(t *testing.T, body []byte, piece byte) {
 		case job == nil:
 			want.stats.Steps++
 		default:
-			job.Place = batch.Place{File: "fuzz", Line: row.line}
+			job.Place = scheduler.Place{File: "fuzz", Line: row.line}
 			want.jobs = append(want.jobs, job)
 		}
 	}

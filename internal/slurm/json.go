@@ -7,7 +7,7 @@ import (
 	"io"
 	"strconv"
 
-	"github.com/amieusage/amieusage/internal/batch"
+	"github.com/amieusage/amieusage/internal/scheduler"
 	"github.com/go-json-experiment/json/jsontext"
 )
 
@@ -26,7 +26,7 @@ type jsonReader struct {
 	found   bool   // a list of jobs was there
 	failure string // the first of sacct's own errors
 	raw     jsonJob
-	last    batch.Job
+	last    scheduler.Job
 }
 
 func newJSONReader(r *Reader) *jsonReader {
@@ -51,7 +51,7 @@ func (l *tokenLimiter) Read(p []byte) (int, error) {
 }
 
 // run yields every job, and returns what ended it before the end of the input. Several outputs in a row are read as one.
-func (d *jsonReader) run(ctx context.Context, yield func(*batch.Job, error) bool) error {
+func (d *jsonReader) run(ctx context.Context, yield func(*scheduler.Job, error) bool) error {
 	for {
 		err := d.document(ctx, yield)
 		var syntax *jsontext.SyntacticError
@@ -75,7 +75,7 @@ func (d *jsonReader) run(ctx context.Context, yield func(*batch.Job, error) bool
 
 // verdict is the final error of an input that was read to its end, nil if all is well.
 func (d *jsonReader) verdict() error {
-	file := batch.Place{File: d.r.name}
+	file := scheduler.Place{File: d.r.name}
 	switch {
 	case d.failure != "":
 		return fmt.Errorf("%s: sacct reported an error, so that jobs may be missing: %s", file, d.failure)
@@ -86,7 +86,7 @@ func (d *jsonReader) verdict() error {
 }
 
 // document reads one output of sacct; io.EOF when there is none.
-func (d *jsonReader) document(ctx context.Context, yield func(*batch.Job, error) bool) error {
+func (d *jsonReader) document(ctx context.Context, yield func(*scheduler.Job, error) bool) error {
 	switch d.dec.PeekKind() {
 	case '{':
 	case 0: // broken, or the end
@@ -132,7 +132,7 @@ func (d *jsonReader) sacctError() error {
 }
 
 // job reads one job and yields it.
-func (d *jsonReader) job(yield func(*batch.Job, error) bool) error {
+func (d *jsonReader) job(yield func(*scheduler.Job, error) bool) error {
 	d.r.stats.Rows++
 	d.raw = jsonJob{tres: d.raw.tres[:0]}
 	if err := d.readJob(); err != nil {
@@ -147,7 +147,7 @@ func (d *jsonReader) job(yield func(*batch.Job, error) bool) error {
 		return nil
 	}
 	d.r.stats.Bad++
-	bad := &batch.RowError{Place: d.last.Place, JobID: d.last.DisplayID, Field: d.raw.field, Problem: d.raw.problem}
+	bad := &scheduler.RowError{Place: d.last.Place, JobID: d.last.DisplayID, Field: d.raw.field, Problem: d.raw.problem}
 	if !yield(nil, bad) {
 		return errStopped
 	}
@@ -155,8 +155,8 @@ func (d *jsonReader) job(yield func(*batch.Job, error) bool) error {
 }
 
 // place is that of the job being read.
-func (d *jsonReader) place() batch.Place {
-	return batch.Place{File: d.r.name, Record: int(d.r.stats.Rows)}
+func (d *jsonReader) place() scheduler.Place {
+	return scheduler.Place{File: d.r.name, Record: int(d.r.stats.Rows)}
 }
 
 // wrong notes that the job cannot be read, and passes over the value to blame.

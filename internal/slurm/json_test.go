@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/amieusage/amieusage/internal/batch"
+	"github.com/amieusage/amieusage/internal/scheduler"
 	"github.com/amieusage/amieusage/internal/slurm"
 	"github.com/google/go-cmp/cmp"
 )
@@ -46,7 +46,7 @@ func jobsJSON(jobs ...string) string {
 }
 
 // changed reads the job with one member changed.
-func changed(t *testing.T, member, value string) *batch.Job {
+func changed(t *testing.T, member, value string) *scheduler.Job {
 	t.Helper()
 	got := mustRead(t, jobsJSON(changedJSON(map[string]string{member: value}, "")), slurm.Options{})
 	if len(got.jobs) != 1 {
@@ -58,11 +58,11 @@ func changed(t *testing.T, member, value string) *batch.Job {
 func TestJSONNumbersOfBothGenerations(t *testing.T) {
 	tests := []struct {
 		count string
-		want  []batch.TRES
+		want  []scheduler.TRES
 	}{
-		{`8`, []batch.TRES{{Name: "cpu", Count: 8}}},
-		{`{"set": true, "infinite": false, "number": 8}`, []batch.TRES{{Name: "cpu", Count: 8}}},
-		{`{"number": 8}`, []batch.TRES{{Name: "cpu", Count: 8}}},
+		{`8`, []scheduler.TRES{{Name: "cpu", Count: 8}}},
+		{`{"set": true, "infinite": false, "number": 8}`, []scheduler.TRES{{Name: "cpu", Count: 8}}},
+		{`{"number": 8}`, []scheduler.TRES{{Name: "cpu", Count: 8}}},
 		{`{"set": false, "infinite": false, "number": 0}`, nil},
 		{`{"set": true, "infinite": true, "number": 0}`, nil},
 		{`null`, nil},
@@ -81,7 +81,7 @@ func TestJSONTRES(t *testing.T) {
 	job := changed(t, "tres", `{"requested": [{"type": "mem", "count": 256512}], "allocated": [
 		{"type": "mem", "name": null, "count": 256512}, {"type": "energy", "name": null, "count": null}, {"type": "gres", "name": "gpu", "count": 2},
 		{"type": "gres", "name": "gpu:a100", "count": 2}, {"type": "bb", "name": "datawarp", "count": 1024}]}`)
-	want := []batch.TRES{{Name: "mem", Count: 256512 << 20}, {Name: "gres/gpu", Count: 2}, {Name: "gres/gpu:a100", Count: 2}, {Name: "bb/datawarp", Count: 1 << 30}}
+	want := []scheduler.TRES{{Name: "mem", Count: 256512 << 20}, {Name: "gres/gpu", Count: 2}, {Name: "gres/gpu:a100", Count: 2}, {Name: "bb/datawarp", Count: 1 << 30}}
 	if diff := cmp.Diff(want, job.TRES); diff != "" || job.ReqMem != "250.50G" {
 		t.Errorf("ReqMem %q (-want +got):\n%s", job.ReqMem, diff)
 	}

@@ -5,10 +5,10 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/amieusage/amieusage/internal/batch"
+	"github.com/amieusage/amieusage/internal/scheduler"
 )
 
-// jsonJob is a job as sacct --json prints it, before it is made a batch.Job.
+// jsonJob is a job as sacct --json prints it, before it is made a scheduler.Job.
 type jsonJob struct {
 	id                                         number
 	cluster, user, account, associationUser    string
@@ -17,7 +17,7 @@ type jsonJob struct {
 	arrayTasks                                 string // tasks of a pending array: 1-300%1
 	submit, start, end, elapsed, nodes, reqMem number
 	hasTime                                    bool
-	tres                                       []batch.TRES
+	tres                                       []scheduler.TRES
 
 	field, problem string // what makes the job unreadable, first of all
 }
@@ -183,7 +183,7 @@ func (d *jsonReader) readTRES() error {
 }
 
 // readOneTRES reads an entry of a list of TRES; set is false where its count is not known.
-func (d *jsonReader) readOneTRES(field string) (t batch.TRES, set bool, err error) {
+func (d *jsonReader) readOneTRES(field string) (t scheduler.TRES, set bool, err error) {
 	var kind, name string
 	var count number
 	err = d.object(field, func(member string) (err error) {
@@ -202,7 +202,7 @@ func (d *jsonReader) readOneTRES(field string) (t batch.TRES, set bool, err erro
 	if !count.set {
 		return t, false, err
 	}
-	t = batch.TRES{Name: kind, Count: count.value}
+	t = scheduler.TRES{Name: kind, Count: count.value}
 	if name != "" {
 		t.Name += "/" + name
 	}
@@ -225,8 +225,8 @@ func (d *jsonReader) number32(field string) (number, error) {
 }
 
 // fill makes the job. It shares its list of TRES with j.
-func (j *jsonJob) fill(job *batch.Job) {
-	*job = batch.Job{
+func (j *jsonJob) fill(job *scheduler.Job) {
+	*job = scheduler.Job{
 		Cluster:   j.cluster,
 		User:      j.user,
 		Account:   j.account,

@@ -6,14 +6,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/amieusage/amieusage/internal/batch"
+	"github.com/amieusage/amieusage/internal/scheduler"
 	"github.com/amieusage/amieusage/internal/slurm"
 	"pgregory.net/rapid"
 )
 
 // drawJob makes a job as Slurm could hold it, whose name has anything in it that does not forge a row: no line of it but
 // the first has a number where a job's id stands.
-func drawJob(t *rapid.T, delimiter string) *batch.Job {
+func drawJob(t *rapid.T, delimiter string) *scheduler.Job {
 	word := rapid.StringMatching(`[a-z][a-z0-9._-]{0,12}`)
 	name := rapid.Map(rapid.SliceOfN(rapid.SampledFrom([]string{delimiter, "\n", "\"", "`", "'", ",", "\t", "\r\n\r", "é", "名", "x", " y ", "\x01", "="}), 0, 12),
 		func(parts []string) string { return strings.TrimRight(strings.Join(parts, ""), "\r\n") })
@@ -25,7 +25,7 @@ func drawJob(t *rapid.T, delimiter string) *batch.Job {
 		return time.Unix(sec, 0).UTC()
 	}
 	id := rapid.Int64Range(1, 1<<32).Draw(t, "id")
-	j := &batch.Job{
+	j := &scheduler.Job{
 		Cluster: word.Draw(t, "cluster"), ID: fmt.Sprint(id), DisplayID: fmt.Sprint(id), User: word.Draw(t, "user"), Account: word.Draw(t, "account"),
 		Partition: word.Draw(t, "partition"), QOS: word.Draw(t, "qos"), Name: name.Draw(t, "name"), ReqMem: "4G",
 		State:  rapid.SampledFrom([]string{"COMPLETED", "CANCELLED", "RUNNING", "NODE_FAIL"}).Draw(t, "state"),
@@ -36,12 +36,12 @@ func drawJob(t *rapid.T, delimiter string) *batch.Job {
 		j.ParentID = fmt.Sprint(id + 1)
 		j.DisplayID = j.ParentID + "_7"
 	}
-	j.TRES = []batch.TRES{{Name: "cpu", Count: j.CPUs}, {Name: "mem", Count: rapid.Int64Range(0, 1<<30).Draw(t, "mem") << 20}, {Name: "node", Count: j.Nodes}}
+	j.TRES = []scheduler.TRES{{Name: "cpu", Count: j.CPUs}, {Name: "mem", Count: rapid.Int64Range(0, 1<<30).Draw(t, "mem") << 20}, {Name: "node", Count: j.Nodes}}
 	return j
 }
 
 // writeJob writes the job as sacct does.
-func writeJob(j *batch.Job, header []string, delimiter string) string {
+func writeJob(j *scheduler.Job, header []string, delimiter string) string {
 	at := func(t time.Time) string {
 		if t.IsZero() {
 			return "Unknown"
@@ -73,7 +73,7 @@ func TestWrittenJobsAreReadBack(t *testing.T) {
 		}
 		var text strings.Builder
 		text.WriteString(strings.Join(header, delimiter) + end + "\n")
-		var want []*batch.Job
+		var want []*scheduler.Job
 		for range rapid.IntRange(0, 5).Draw(rt, "jobs") {
 			j := drawJob(rt, delimiter)
 			want = append(want, j)
@@ -84,7 +84,7 @@ func TestWrittenJobsAreReadBack(t *testing.T) {
 			rt.Fatalf("%d jobs, bad %v, error %v; want %d jobs of\n%q", len(got.jobs), got.bad, got.err, len(want), text.String())
 		}
 		for i := range want {
-			got.jobs[i].Place = batch.Place{}
+			got.jobs[i].Place = scheduler.Place{}
 			if fmt.Sprintf("%+v", want[i]) != fmt.Sprintf("%+v", got.jobs[i]) {
 				rt.Fatalf("wrote %+v\nread  %+v", want[i], got.jobs[i])
 			}

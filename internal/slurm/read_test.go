@@ -12,7 +12,7 @@ import (
 	"time"
 	_ "time/tzdata"
 
-	"github.com/amieusage/amieusage/internal/batch"
+	"github.com/amieusage/amieusage/internal/scheduler"
 	"github.com/amieusage/amieusage/internal/slurm"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -24,19 +24,19 @@ const fixtures = "../../testdata/slurm/"
 
 // result is all that a Source yielded.
 type result struct {
-	jobs  []*batch.Job
-	bad   []*batch.RowError
+	jobs  []*scheduler.Job
+	bad   []*scheduler.RowError
 	err   error // the final one
 	stats slurm.Stats
 }
 
 func readAll(source interface {
-	batch.Source
+	scheduler.Source
 	Stats() slurm.Stats
 }) result {
 	var r result
 	for job, err := range source.Jobs(context.Background()) {
-		var row *batch.RowError
+		var row *scheduler.RowError
 		switch {
 		case err == nil:
 			r.jobs = append(r.jobs, job.Clone())
@@ -84,9 +84,9 @@ func newYork(t testing.TB) *time.Location {
 }
 
 // jobsEqual compares jobs wherever they were read.
-func jobsEqual(t *testing.T, want, got []*batch.Job) {
+func jobsEqual(t *testing.T, want, got []*scheduler.Job) {
 	t.Helper()
-	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(batch.Job{}, "Place"), cmpopts.EquateEmpty(), cmpopts.SortSlices(func(a, b batch.TRES) bool { return a.Name < b.Name })); diff != "" {
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(scheduler.Job{}, "Place"), cmpopts.EquateEmpty(), cmpopts.SortSlices(func(a, b scheduler.TRES) bool { return a.Name < b.Name })); diff != "" {
 		t.Errorf("jobs differ (-want +got):\n%s", diff)
 	}
 }
@@ -163,7 +163,7 @@ func TestEveryFormSaysTheSame(t *testing.T) {
 	if epoch.err != nil || len(epoch.jobs) != 19 {
 		t.Fatalf("%d jobs, error %v; want 19, none", len(epoch.jobs), epoch.err)
 	}
-	byKey := make(map[key]*batch.Job)
+	byKey := make(map[key]*scheduler.Job)
 	for _, j := range epoch.jobs {
 		byKey[key{j.ID, j.Submit}] = j
 	}
@@ -187,7 +187,7 @@ func TestEveryFormSaysTheSame(t *testing.T) {
 			if got.err != nil || len(got.bad) > 0 || len(got.jobs) != tt.jobs {
 				t.Fatalf("%d jobs, row errors %v, error %v; want %d jobs", len(got.jobs), got.bad, got.err, tt.jobs)
 			}
-			var want []*batch.Job
+			var want []*scheduler.Job
 			for _, j := range got.jobs {
 				same := byKey[key{j.ID, j.Submit}]
 				if same == nil {

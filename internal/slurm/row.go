@@ -5,7 +5,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"github.com/amieusage/amieusage/internal/batch"
+	"github.com/amieusage/amieusage/internal/scheduler"
 )
 
 // rowReader makes jobs of the rows of text. The job it returns is overwritten by the next.
@@ -13,7 +13,7 @@ type rowReader struct {
 	head   *header
 	times  timeParser
 	fields []string
-	last   batch.Job
+	last   scheduler.Job
 }
 
 // split cuts a row into fields. A surplus of delimiters belongs to the only column of free text; false where it cannot be
@@ -65,9 +65,9 @@ func (r *rowReader) isStep() bool {
 }
 
 // job makes a job of the fields. On an error it returns the column to blame, and the job as far as it was read.
-func (r *rowReader) job() (*batch.Job, column, *fieldError) {
+func (r *rowReader) job() (*scheduler.Job, column, *fieldError) {
 	j := &r.last
-	*j = batch.Job{TRES: j.TRES[:0]}
+	*j = scheduler.Job{TRES: j.TRES[:0]}
 	j.ID, j.DisplayID = r.field(colJobIDRaw), r.field(colJobID)
 	if j.ID == "" {
 		j.ID = j.DisplayID
@@ -113,7 +113,7 @@ func (r *rowReader) job() (*batch.Job, column, *fieldError) {
 	return j, col, err
 }
 
-func (r *rowReader) elapsed(j *batch.Job) (column, *fieldError) {
+func (r *rowReader) elapsed(j *scheduler.Job) (column, *fieldError) {
 	col, read := colElapsedRaw, digits
 	if r.head.at[colElapsedRaw] < 0 {
 		col, read = colElapsed, duration
@@ -129,7 +129,7 @@ func (r *rowReader) elapsed(j *batch.Job) (column, *fieldError) {
 // counts sets nodes and CPUs from what was allocated, and from their own columns where AllocTRES does not say. Those
 // columns hold what was asked for as long as nothing is allocated, and are believed only of a job that ran, or where there
 // is no AllocTRES at all; then they become its TRES.
-func (r *rowReader) counts(j *batch.Job) (column, *fieldError) {
+func (r *rowReader) counts(j *scheduler.Job) (column, *fieldError) {
 	believe := r.head.at[colAllocTRES] < 0 || j.ElapsedSeconds > 0
 	bare := len(j.TRES) == 0
 	for _, want := range [...]struct {
@@ -151,7 +151,7 @@ func (r *rowReader) counts(j *batch.Job) (column, *fieldError) {
 					return col, &fieldError{problem: strconv.Quote(shorten(text)) + " is no count"}
 				}
 				if bare {
-					j.TRES = append(j.TRES, batch.TRES{Name: want.tres, Count: count})
+					j.TRES = append(j.TRES, scheduler.TRES{Name: want.tres, Count: count})
 				}
 			}
 		}

@@ -16,10 +16,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/amieusage/amieusage/internal/batch"
+	"github.com/amieusage/amieusage/internal/scheduler"
 )
 
-// Sacct is a batch.Source that runs sacct for the jobs that ended in [From, To). Jobs that merely ran in that window, or
+// Sacct is a scheduler.Source that runs sacct for the jobs that ended in [From, To). Jobs that merely ran in that window, or
 // became eligible to run, come too, unfinished ones among them.
 type Sacct struct {
 	Path     string    // the program; "" is sacct, found on PATH
@@ -42,13 +42,13 @@ const killWait = 5 * time.Second
 // Stats returns what has been read so far.
 func (s *Sacct) Stats() Stats { return s.stats }
 
-// Jobs runs sacct and yields what it prints, as batch.Source describes.
+// Jobs runs sacct and yields what it prints, as scheduler.Source describes.
 //
 // Final errors: sacct cannot be run, lacks a field that is needed, or exits with a status other than 0 (the error carries
 // the end of what it wrote to standard error), even after it has printed jobs; what Reader.Jobs names; ctx ended, which
 // kills sacct. What sacct writes to standard error with exit status 0 is logged as a warning.
-func (s *Sacct) Jobs(ctx context.Context) iter.Seq2[*batch.Job, error] {
-	return func(yield func(*batch.Job, error) bool) {
+func (s *Sacct) Jobs(ctx context.Context) iter.Seq2[*scheduler.Job, error] {
+	return func(yield func(*scheduler.Job, error) bool) {
 		s.stats = Stats{}
 		if err := s.run(ctx, yield); err != nil {
 			yield(nil, err)
@@ -56,7 +56,7 @@ func (s *Sacct) Jobs(ctx context.Context) iter.Seq2[*batch.Job, error] {
 	}
 }
 
-func (s *Sacct) run(ctx context.Context, yield func(*batch.Job, error) bool) error {
+func (s *Sacct) run(ctx context.Context, yield func(*scheduler.Job, error) bool) error {
 	if s.From.IsZero() || !s.To.After(s.From) {
 		return fmt.Errorf("sacct: the window from %s to %s is empty", s.From.Format(time.RFC3339), s.To.Format(time.RFC3339))
 	}
@@ -89,7 +89,7 @@ func (s *Sacct) run(ctx context.Context, yield func(*batch.Job, error) bool) err
 	var failed error
 	for job, err := range reader.Jobs(ctx) {
 		s.stats = reader.Stats()
-		var row *batch.RowError
+		var row *scheduler.RowError
 		if err != nil && !errors.As(err, &row) {
 			failed = err
 			break

@@ -16,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/amieusage/amieusage/internal/batch"
+	"github.com/amieusage/amieusage/internal/scheduler"
 	"github.com/amieusage/amieusage/internal/slurm"
 	"github.com/google/go-cmp/cmp"
 )
@@ -76,10 +76,10 @@ func fakeSacct(role string, args []string) int {
 	}
 	header, delimiter := strings.Split(value("--format"), ","), value("--delimiter")
 	job := func(id, name string) string {
-		return writeJob(&batch.Job{
+		return writeJob(&scheduler.Job{
 			Cluster: "testc", ID: id, DisplayID: id, User: "alice", Account: "p", Partition: "cpu", QOS: "normal", State: "COMPLETED", Name: name,
 			Submit: time.Unix(1795346887, 0), Start: time.Unix(1795346888, 0), End: time.Unix(1795346898, 0), ElapsedSeconds: 10, Nodes: 1, CPUs: 8,
-			ReqMem: "4G", TRES: []batch.TRES{{Name: "cpu", Count: 8}, {Name: "mem", Count: 4 << 30}, {Name: "node", Count: 1}},
+			ReqMem: "4G", TRES: []scheduler.TRES{{Name: "cpu", Count: 8}, {Name: "mem", Count: 4 << 30}, {Name: "node", Count: 1}},
 		}, header, delimiter) + "\n"
 	}
 	if role == "prints nothing and fails" {
@@ -135,13 +135,13 @@ func TestSacct(t *testing.T) {
 	if got.err != nil || len(got.bad) > 0 || len(got.jobs) != 1 || got.stats != (slurm.Stats{Rows: 1}) {
 		t.Fatalf("got %+v", got)
 	}
-	want := []*batch.Job{{
+	want := []*scheduler.Job{{
 		Cluster: "testc", ID: "1", DisplayID: "1", User: "alice", Account: "p", Partition: "cpu", QOS: "normal", State: "COMPLETED", Name: "one",
 		Submit: time.Unix(1795346887, 0).UTC(), Start: time.Unix(1795346888, 0).UTC(), End: time.Unix(1795346898, 0).UTC(), ElapsedSeconds: 10,
-		Nodes: 1, CPUs: 8, ReqMem: "4G", TRES: []batch.TRES{{Name: "cpu", Count: 8}, {Name: "mem", Count: 4 << 30}, {Name: "node", Count: 1}},
+		Nodes: 1, CPUs: 8, ReqMem: "4G", TRES: []scheduler.TRES{{Name: "cpu", Count: 8}, {Name: "mem", Count: 4 << 30}, {Name: "node", Count: 1}},
 	}}
 	jobsEqual(t, want, got.jobs)
-	if place := got.jobs[0].Place; place != (batch.Place{File: "sacct", Line: 2}) {
+	if place := got.jobs[0].Place; place != (scheduler.Place{File: "sacct", Line: 2}) {
 		t.Errorf("read at %s", place)
 	}
 }

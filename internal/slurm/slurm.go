@@ -1,4 +1,4 @@
-// Package slurm is a batch.Source on Slurm's accounting. It reads what sacct prints, as text with a header or as JSON of
+// Package slurm is a scheduler.Source on Slurm's accounting. It reads what sacct prints, as text with a header or as JSON of
 // any version, one job at a time however long it is, and runs sacct itself.
 package slurm
 
@@ -13,7 +13,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/amieusage/amieusage/internal/batch"
+	"github.com/amieusage/amieusage/internal/scheduler"
 )
 
 // DumpCommand is a shell command whose output Reader reads without loss or doubt: times in seconds since the epoch, and a
@@ -43,10 +43,10 @@ type Options struct {
 type Stats struct {
 	Rows  int64 // rows of text, or jobs in JSON
 	Steps int64 // rows that were steps of a job, and passed over; the steps inside JSON are not counted
-	Bad   int64 // rows that could not be read, each yielded as a *batch.RowError
+	Bad   int64 // rows that could not be read, each yielded as a *scheduler.RowError
 }
 
-// Reader is a batch.Source on the output of sacct, text or JSON, found out by its first character. Memory does not grow
+// Reader is a scheduler.Source on the output of sacct, text or JSON, found out by its first character. Memory does not grow
 // with the length of the input. Unfinished jobs are yielded with a zero End; steps are not yielded. Bytes that are no
 // UTF-8 are replaced by U+FFFD.
 type Reader struct {
@@ -64,19 +64,19 @@ func NewReader(r io.Reader, name string, opts Options) *Reader {
 // Stats returns what has been read so far.
 func (r *Reader) Stats() Stats { return r.stats }
 
-// Jobs yields the jobs, as batch.Source describes. It reads r to its end, so only the first iteration yields anything.
+// Jobs yields the jobs, as scheduler.Source describes. It reads r to its end, so only the first iteration yields anything.
 //
 // Final errors: the input is empty, its header lacks a column that is needed, a time bears no offset and Options.Zone is
 // nil, the JSON is broken or says that sacct failed, reading failed, or ctx ended.
-func (r *Reader) Jobs(ctx context.Context) iter.Seq2[*batch.Job, error] {
-	return func(yield func(*batch.Job, error) bool) {
+func (r *Reader) Jobs(ctx context.Context) iter.Seq2[*scheduler.Job, error] {
+	return func(yield func(*scheduler.Job, error) bool) {
 		first, err := r.firstByte()
 		switch {
 		case err == io.EOF:
 			err = fmt.Errorf("%s: empty, without even the header that sacct prints when it finds no job; export again with: %s",
-				batch.Place{File: r.name}, DumpCommand)
+				scheduler.Place{File: r.name}, DumpCommand)
 		case err != nil:
-			err = fmt.Errorf("%s: %w", batch.Place{File: r.name}, err)
+			err = fmt.Errorf("%s: %w", scheduler.Place{File: r.name}, err)
 		case first == '{':
 			err = newJSONReader(r).run(ctx, yield)
 		default:

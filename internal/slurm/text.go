@@ -7,7 +7,7 @@ import (
 	"io"
 	"strings"
 
-	"github.com/amieusage/amieusage/internal/batch"
+	"github.com/amieusage/amieusage/internal/scheduler"
 )
 
 const delimiterRemedy = `export with JobName as the last field and --delimiter=$'\x1f'`
@@ -43,7 +43,7 @@ func newTextReader(r *Reader) *textReader {
 }
 
 // run yields every job, and returns what ended it before the end of the text.
-func (t *textReader) run(ctx context.Context, yield func(*batch.Job, error) bool) error {
+func (t *textReader) run(ctx context.Context, yield func(*scheduler.Job, error) bool) error {
 	if err := t.readHeader(); err != nil {
 		return err
 	}
@@ -154,7 +154,7 @@ func (t *textReader) begin(line []byte, seps int, ended, long bool) {
 }
 
 // flush yields the current row, if there is one.
-func (t *textReader) flush(yield func(*batch.Job, error) bool) error {
+func (t *textReader) flush(yield func(*scheduler.Job, error) bool) error {
 	c, h := &t.cur, t.head
 	if !c.open {
 		return nil
@@ -166,7 +166,7 @@ func (t *textReader) flush(yield func(*batch.Job, error) bool) error {
 		c.problem = fmt.Sprintf("the row has %d fields and the header %d", c.seps+1, h.width)
 	}
 	if c.problem != "" {
-		return t.bad(yield, &batch.RowError{Place: place, JobID: t.displayID(c.text), Problem: c.problem, Remedy: "export it again"})
+		return t.bad(yield, &scheduler.RowError{Place: place, JobID: t.displayID(c.text), Problem: c.problem, Remedy: "export it again"})
 	}
 	text := c.text
 	if len(c.more) > 0 {
@@ -176,7 +176,7 @@ func (t *textReader) flush(yield func(*batch.Job, error) bool) error {
 		text = strings.TrimSuffix(text, h.sep)
 	}
 	if !t.row.split(text) {
-		return t.bad(yield, &batch.RowError{Place: place, JobID: t.displayID(text),
+		return t.bad(yield, &scheduler.RowError{Place: place, JobID: t.displayID(text),
 			Problem: "the row has more fields than the header, and it cannot be told which of them holds the delimiter", Remedy: delimiterRemedy})
 	}
 	if t.row.isStep() {
@@ -194,10 +194,10 @@ func (t *textReader) flush(yield func(*batch.Job, error) bool) error {
 	case ferr.final:
 		return fmt.Errorf("%s: job %s: %s: %w", place, job.DisplayID, col, ferr)
 	}
-	return t.bad(yield, &batch.RowError{Place: place, JobID: job.DisplayID, Field: col.String(), Problem: ferr.problem, Remedy: ferr.remedy})
+	return t.bad(yield, &scheduler.RowError{Place: place, JobID: job.DisplayID, Field: col.String(), Problem: ferr.problem, Remedy: ferr.remedy})
 }
 
-func (t *textReader) bad(yield func(*batch.Job, error) bool, err *batch.RowError) error {
+func (t *textReader) bad(yield func(*scheduler.Job, error) bool, err *scheduler.RowError) error {
 	t.r.stats.Bad++
 	if !yield(nil, err) {
 		return errStopped
@@ -217,4 +217,6 @@ func (t *textReader) displayID(text string) string {
 	return id
 }
 
-func (t *textReader) place(line int) batch.Place { return batch.Place{File: t.r.name, Line: line} }
+func (t *textReader) place(line int) scheduler.Place {
+	return scheduler.Place{File: t.r.name, Line: line}
+}

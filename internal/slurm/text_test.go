@@ -11,7 +11,7 @@ import (
 	"testing/iotest"
 	"time"
 
-	"github.com/amieusage/amieusage/internal/batch"
+	"github.com/amieusage/amieusage/internal/scheduler"
 	"github.com/amieusage/amieusage/internal/slurm"
 	"github.com/google/go-cmp/cmp"
 )
@@ -199,10 +199,10 @@ func TestFallbackColumns(t *testing.T) {
 	}
 	for elapsed, want := range map[string]int64{"00:00:10": 10, "01:02:03": 3723, "2-00:00:01": 172801, "10-23:59:59": 950399} {
 		got := mustRead(t, row(elapsed), slurm.Options{})
-		jobsEqual(t, []*batch.Job{{
+		jobsEqual(t, []*scheduler.Job{{
 			ID: "3_7", DisplayID: "3_7", ParentID: "3", User: "alice", Account: "p", Partition: "cpu", State: "COMPLETED",
 			Submit: time.Unix(10, 0).UTC(), Start: time.Unix(20, 0).UTC(), End: time.Unix(30, 0).UTC(),
-			ElapsedSeconds: want, Nodes: 2, CPUs: 16, TRES: []batch.TRES{{Name: "cpu", Count: 16}, {Name: "node", Count: 2}},
+			ElapsedSeconds: want, Nodes: 2, CPUs: 16, TRES: []scheduler.TRES{{Name: "cpu", Count: 16}, {Name: "node", Count: 2}},
 		}}, got.jobs)
 	}
 	for _, elapsed := range []string{"INVALID", "10", "1:2:3", "24:00:00", "-0:00:16", "x-00:00:01", "", "1000000000000-00:00:00"} {

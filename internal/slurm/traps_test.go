@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/amieusage/amieusage/internal/batch"
+	"github.com/amieusage/amieusage/internal/scheduler"
 	"github.com/amieusage/amieusage/internal/slurm"
 	"github.com/google/go-cmp/cmp"
 )
@@ -228,7 +228,7 @@ func TestTrapElapsedLeavesOutSuspension(t *testing.T) {
 
 func TestTrapAllocTRES(t *testing.T) {
 	job := mustRead(t, dump(line("AllocTRES", "billing=8,cpu=32,energy=18446744073709551614,gres/gpu:a100=4,gres/gpu=4,mem=250.50G,node=1")), slurm.Options{}).jobs[0]
-	want := []batch.TRES{{Name: "billing", Count: 8}, {Name: "cpu", Count: 32}, {Name: "gres/gpu:a100", Count: 4}, {Name: "gres/gpu", Count: 4},
+	want := []scheduler.TRES{{Name: "billing", Count: 8}, {Name: "cpu", Count: 32}, {Name: "gres/gpu:a100", Count: 4}, {Name: "gres/gpu", Count: 4},
 		{Name: "mem", Count: 256512 << 20}, {Name: "node", Count: 1}}
 	if diff := cmp.Diff(want, job.TRES); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

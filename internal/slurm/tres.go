@@ -5,7 +5,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/amieusage/amieusage/internal/batch"
+	"github.com/amieusage/amieusage/internal/scheduler"
 )
 
 const mebi = 1 << 20
@@ -13,7 +13,7 @@ const mebi = 1 << 20
 // appendTRES appends what AllocTRES says (billing=8,cpu=8,gres/gpu=2,mem=250.50G,node=1) to list. A bare count of memory
 // or burst buffer is in MiB, which is how Slurm keeps it and prints it under --noconvert. Counts that Slurm means as
 // "not set" (energy=18446744073709551614) are left out.
-func appendTRES(list []batch.TRES, s string) ([]batch.TRES, *fieldError) {
+func appendTRES(list []scheduler.TRES, s string) ([]scheduler.TRES, *fieldError) {
 	for s != "" {
 		var entry string
 		entry, s, _ = strings.Cut(s, ",")
@@ -29,7 +29,7 @@ func appendTRES(list []batch.TRES, s string) ([]batch.TRES, *fieldError) {
 		if !ok {
 			return list, &fieldError{problem: strconv.Quote(entry) + " has no count that can be read"}
 		}
-		list = append(list, batch.TRES{Name: name, Count: count})
+		list = append(list, scheduler.TRES{Name: name, Count: count})
 	}
 	return list, nil
 }

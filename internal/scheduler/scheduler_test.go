@@ -1,4 +1,4 @@
-package batch_test
+package scheduler_test
 
 import (
 	"errors"
@@ -7,16 +7,16 @@ import (
 	"testing"
 	"time"
 
-	"github.com/amieusage/amieusage/internal/batch"
+	"github.com/amieusage/amieusage/internal/scheduler"
 	"github.com/google/go-cmp/cmp"
 )
 
 func TestTRESCount(t *testing.T) {
-	total := []batch.TRES{{Name: "cpu", Count: 8}, {Name: "gres/gpu:a100", Count: 2}, {Name: "gres/gpu", Count: 2}}
-	typed := []batch.TRES{{Name: "gres/gpu:a100", Count: 2}, {Name: "gres/gpu:h100", Count: 3}, {Name: "gres/gpumem", Count: 7}}
+	total := []scheduler.TRES{{Name: "cpu", Count: 8}, {Name: "gres/gpu:a100", Count: 2}, {Name: "gres/gpu", Count: 2}}
+	typed := []scheduler.TRES{{Name: "gres/gpu:a100", Count: 2}, {Name: "gres/gpu:h100", Count: 3}, {Name: "gres/gpumem", Count: 7}}
 	tests := []struct {
 		what  string
-		tres  []batch.TRES
+		tres  []scheduler.TRES
 		name  string
 		count int64
 		known bool
@@ -29,11 +29,11 @@ func TestTRESCount(t *testing.T) {
 		{"a name that merely begins alike", typed, "gres/gpume", 0, false},
 		{"not reported", total, "billing", 0, false},
 		{"nothing allocated", nil, "cpu", 0, false},
-		{"a sum beyond the range stays at its end", []batch.TRES{{Name: "x:a", Count: math.MaxInt64}, {Name: "x:b", Count: 1}}, "x", math.MaxInt64, true},
+		{"a sum beyond the range stays at its end", []scheduler.TRES{{Name: "x:a", Count: math.MaxInt64}, {Name: "x:b", Count: 1}}, "x", math.MaxInt64, true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.what, func(t *testing.T) {
-			job := batch.Job{TRES: tt.tres}
+			job := scheduler.Job{TRES: tt.tres}
 			count, known := job.TRESCount(tt.name)
 			if count != tt.count || known != tt.known {
 				t.Errorf("TRESCount(%q) = %d, %t; want %d, %t", tt.name, count, known, tt.count, tt.known)
@@ -43,16 +43,16 @@ func TestTRESCount(t *testing.T) {
 }
 
 func TestFinished(t *testing.T) {
-	running := batch.Job{Start: time.Unix(1, 0)}
-	ended := batch.Job{End: time.Unix(2, 0)}
+	running := scheduler.Job{Start: time.Unix(1, 0)}
+	ended := scheduler.Job{End: time.Unix(2, 0)}
 	if running.Finished() || !ended.Finished() {
 		t.Errorf("Finished: running %t, ended %t; want false, true", running.Finished(), ended.Finished())
 	}
 }
 
 func TestCloneSharesNothingThatIsReused(t *testing.T) {
-	job := &batch.Job{ID: "1", TRES: []batch.TRES{{Name: "cpu", Count: 8}}}
-	want := &batch.Job{ID: "1", TRES: []batch.TRES{{Name: "cpu", Count: 8}}}
+	job := &scheduler.Job{ID: "1", TRES: []scheduler.TRES{{Name: "cpu", Count: 8}}}
+	want := &scheduler.Job{ID: "1", TRES: []scheduler.TRES{{Name: "cpu", Count: 8}}}
 	kept := job.Clone()
 	job.ID, job.TRES[0].Count = "2", 1
 	if diff := cmp.Diff(want, kept); diff != "" {
@@ -62,14 +62,14 @@ func TestCloneSharesNothingThatIsReused(t *testing.T) {
 
 func TestPlaceString(t *testing.T) {
 	tests := []struct {
-		place batch.Place
+		place scheduler.Place
 		want  string
 	}{
-		{batch.Place{File: "dump.psv", Line: 12}, "dump.psv:12"},
-		{batch.Place{File: "dump.json", Record: 3}, "dump.json: job 3"},
-		{batch.Place{File: "-", Line: 2}, "standard input:2"},
-		{batch.Place{File: "-", Record: 2}, "standard input: job 2"},
-		{batch.Place{File: "sacct"}, "sacct"},
+		{scheduler.Place{File: "dump.psv", Line: 12}, "dump.psv:12"},
+		{scheduler.Place{File: "dump.json", Record: 3}, "dump.json: job 3"},
+		{scheduler.Place{File: "-", Line: 2}, "standard input:2"},
+		{scheduler.Place{File: "-", Record: 2}, "standard input: job 2"},
+		{scheduler.Place{File: "sacct"}, "sacct"},
 	}
 	for _, tt := range tests {
 		if got := tt.place.String(); got != tt.want {
@@ -80,13 +80,13 @@ func TestPlaceString(t *testing.T) {
 
 func TestRowError(t *testing.T) {
 	tests := []struct {
-		err  batch.RowError
+		err  scheduler.RowError
 		want string
 	}{
-		{batch.RowError{Place: batch.Place{File: "d", Line: 2}, Problem: "too short"}, "d:2: too short"},
-		{batch.RowError{Place: batch.Place{File: "d", Line: 2}, JobID: "3_7", Field: "End", Problem: `"x" is no time`, Remedy: "export it again"},
+		{scheduler.RowError{Place: scheduler.Place{File: "d", Line: 2}, Problem: "too short"}, "d:2: too short"},
+		{scheduler.RowError{Place: scheduler.Place{File: "d", Line: 2}, JobID: "3_7", Field: "End", Problem: `"x" is no time`, Remedy: "export it again"},
 			`d:2: job 3_7: End: "x" is no time; export it again`},
-		{batch.RowError{Place: batch.Place{File: "d", Line: 2}, Problem: "cannot be read", Err: fs.ErrClosed, Remedy: "try again"},
+		{scheduler.RowError{Place: scheduler.Place{File: "d", Line: 2}, Problem: "cannot be read", Err: fs.ErrClosed, Remedy: "try again"},
 			"d:2: cannot be read: file already closed; try again"},
 	}
 	for _, tt := range tests {
@@ -111,7 +111,7 @@ func TestFinishedByState(t *testing.T) {
 		// As sacct --truncate prints them.
 		{"RUNNING", end, false}, {"SUSPENDED", end, false}, {"PENDING", end, false},
 	} {
-		if got := (&batch.Job{State: test.state, End: test.end}).Finished(); got != test.want {
+		if got := (&scheduler.Job{State: test.state, End: test.end}).Finished(); got != test.want {
 			t.Errorf("%s with end %v: %v", test.state, test.end, got)
 		}
 	}

@@ -1,6 +1,6 @@
-// Package batch is the vocabulary in which any batch scheduler's accounting is reported: a Job is one allocation, a
+// Package scheduler is the vocabulary in which any batch scheduler's accounting is reported: a Job is one allocation, a
 // Source yields jobs, a RowError is one row that could not be read.
-package batch
+package scheduler
 
 import (
 	"context"
