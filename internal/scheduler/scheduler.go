@@ -4,9 +4,11 @@ package scheduler
 
 import (
 	"context"
+	"fmt"
 	"iter"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -20,12 +22,19 @@ type Job struct {
 	DisplayID string // as users know it: 42, 3_7 (task of an array), 104+1 (component of a heterogeneous job)
 	ParentID  string // leading ID of the array or heterogeneous job; "" for a plain job and for the leader itself
 	User      string
+	UID       string // number of the user at the site; "" where the accounting does not say
 	Account   string
+	Group     string // the user's primary group, and the project that was asked for, where the scheduler knows them apart
+	Project   string // from the account (PBS)
 	Partition string
 	QOS       string
 	Name      string // valid UTF-8, any other character; may hold line breaks
 	ReqMem    string // memory asked for, as the scheduler prints it
 	State     string // one upper-case word: COMPLETED, CANCELLED
+
+	Reservation string
+	NodeList    string // the nodes, as the scheduler prints them: n[1-4,7]
+	DBIndex     string // number of the allocation in the accounting's database (Slurm: DBIndex, job_db_inx)
 
 	Submit, Start, End time.Time // UTC; zero: unknown, or has not happened
 
@@ -33,12 +42,40 @@ type Job struct {
 	Nodes          int64 // nodes allocated
 	CPUs           int64 // CPUs allocated
 	TRES           []TRES
+
+	// Lacks names the facts that the source cannot give, such as a column that a dump does not have. Such a fact is unknown,
+	// not empty: what is known of the job from elsewhere stays.
+	Lacks Facts
+	// Warning is what a person should look at, though the job counts; "" for almost all.
+	Warning string
 }
 
-// TRES is the count of one trackable resource that was allocated.
+// Facts is a set of facts of a job.
+type Facts uint16
+
+// The facts that a source may lack.
+const (
+	FactCluster Facts = 1 << iota
+	FactUID
+	FactQOS
+	FactName
+	FactReqMem
+	FactReservation
+	FactNodeList
+	FactDBIndex
+	FactTRES // all of TRES but what Nodes and CPUs say: a source that lacks it may still give cpu and node
+	FactGroup
+	FactProject
+)
+
+// Has tells whether all of the other facts are in the set.
+func (f Facts) Has(other Facts) bool { return f&other == other }
+
+// TRES is the count of one trackable resource that was allocated: Count + Nanos ÷ 10⁹.
 type TRES struct {
 	Name  string // as the scheduler prints it: cpu, mem, node, billing, gres/gpu, gres/gpu:a100
-	Count int64  // bytes for mem and burst buffers (bb/…), a plain number for everything else
+	Count int64  // bytes for mem and burst buffers (bb/…), a plain number for everything else; not negative
+	Nanos int32  // the fraction of a count that is not whole (billing=8.5), in billionths: 0 to 999,999,999
 }
 
 // Finished tells whether the allocation has ended. The state decides before the time: accounting that is cut to a window
@@ -51,26 +88,46 @@ func (j *Job) Finished() bool {
 	return !j.End.IsZero()
 }
 
-// TRESCount returns how much of a resource was allocated, and whether the accounting names it. A resource reported only
-// by type (gres/gpu:a100, gres/gpu:h100) is answered as their sum when asked for without a type (gres/gpu); where the
-// total is reported too, it is the answer, for it holds the typed ones already.
-func (j *Job) TRESCount(name string) (int64, bool) {
-	var sum int64
+// TRESCount returns how much of a resource was allocated, and whether the accounting names it: the result bears the name
+// that was asked for. Letter case does not matter. A resource reported only by type (gres/gpu:a100, gres/gpu:h100) is
+// answered as their sum when asked for without a type (gres/gpu); where the total is reported too, it is the answer, for
+// it holds the typed ones already.
+func (j *Job) TRESCount(name string) (TRES, bool) {
+	sum := TRES{Name: name}
 	var typed bool
 	for _, t := range j.TRES {
-		if t.Name == name {
-			return t.Count, true
+		if len(t.Name) < len(name) || !strings.EqualFold(t.Name[:len(name)], name) {
+			continue
 		}
-		if len(t.Name) > len(name) && t.Name[len(name)] == ':' && strings.HasPrefix(t.Name, name) {
+		if len(t.Name) == len(name) {
+			return TRES{Name: name, Count: t.Count, Nanos: t.Nanos}, true
+		}
+		if t.Name[len(name)] == ':' {
 			typed = true
-			if t.Count > math.MaxInt64-sum {
-				sum = math.MaxInt64
-			} else {
-				sum += t.Count
-			}
+			sum = sum.plus(t)
 		}
 	}
 	return sum, typed
+}
+
+// String returns gres/gpu=2 or billing=8.5.
+func (t TRES) String() string {
+	s := t.Name + "=" + strconv.FormatInt(t.Count, 10)
+	if t.Nanos != 0 {
+		s += "." + strings.TrimRight(fmt.Sprintf("%09d", t.Nanos), "0")
+	}
+	return s
+}
+
+// plus adds a count; a sum beyond the range stays at its end.
+func (t TRES) plus(other TRES) TRES {
+	const nanosOfOne = 1_000_000_000
+	nanos := t.Nanos + other.Nanos // below 2 × 10⁹, which an int32 holds
+	carry := int64(nanos / nanosOfOne)
+	if other.Count > math.MaxInt64-t.Count-carry {
+		return TRES{Name: t.Name, Count: math.MaxInt64}
+	}
+	return TRES{Name: t.Name, Count: t.Count + other.Count + carry, Nanos: nanos % nanosOfOne}
 }
 
 // Clone returns a copy that outlives the iteration that yielded j.
@@ -86,3 +143,36 @@ func (j *Job) Clone() *Job {
 type Source interface {
 	Jobs(ctx context.Context) iter.Seq2[*Job, error]
 }
+
+// Accounting is a scheduler's accounting that can be asked: sacct, a folder of logs. What it yields is as Source says.
+type Accounting interface {
+	// Ended yields the jobs that ended in [from, to), and may yield others beside them, unfinished ones too. A final
+	// error of type *IncompleteError says that what was yielded is good and that there may be more.
+	Ended(ctx context.Context, from, to time.Time) iter.Seq2[*Job, error]
+
+	// ByID yields the jobs with these IDs on a cluster ("" where the accounting names none) that the accounting still
+	// has, whenever they ended.
+	ByID(ctx context.Context, cluster string, ids []string) iter.Seq2[*Job, error]
+}
+
+// An IncompleteError says that accounting was read which cannot be all there is.
+type IncompleteError struct {
+	Problem string // what was seen
+	Remedy  string // what helps; may be empty
+	Err     error  // the cause, if another error is
+}
+
+// Error returns problem, cause and remedy on one line.
+func (e *IncompleteError) Error() string {
+	s := e.Problem
+	if e.Err != nil {
+		s += ": " + e.Err.Error()
+	}
+	if e.Remedy != "" {
+		s += "; " + e.Remedy
+	}
+	return s
+}
+
+// Unwrap returns the cause.
+func (e *IncompleteError) Unwrap() error { return e.Err }

@@ -27,6 +27,7 @@ func TestTRESCount(t *testing.T) {
 		{"sum of the types where no total is reported", typed, "gres/gpu", 5, true},
 		{"a type that was not allocated", typed, "gres/gpu:v100", 0, false},
 		{"a name that merely begins alike", typed, "gres/gpume", 0, false},
+		{"in another letter case", []scheduler.TRES{{Name: "gres/gpu:H100", Count: 4}}, "GRES/gpu:h100", 4, true},
 		{"not reported", total, "billing", 0, false},
 		{"nothing allocated", nil, "cpu", 0, false},
 		{"a sum beyond the range stays at its end", []scheduler.TRES{{Name: "x:a", Count: math.MaxInt64}, {Name: "x:b", Count: 1}}, "x", math.MaxInt64, true},
@@ -35,8 +36,8 @@ func TestTRESCount(t *testing.T) {
 		t.Run(tt.what, func(t *testing.T) {
 			job := scheduler.Job{TRES: tt.tres}
 			count, known := job.TRESCount(tt.name)
-			if count != tt.count || known != tt.known {
-				t.Errorf("TRESCount(%q) = %d, %t; want %d, %t", tt.name, count, known, tt.count, tt.known)
+			if count.Count != tt.count || count.Nanos != 0 || known != tt.known {
+				t.Errorf("TRESCount(%q) = %v, %t; want %d, %t", tt.name, count, known, tt.count, tt.known)
 			}
 		})
 	}
@@ -114,5 +115,12 @@ func TestFinishedByState(t *testing.T) {
 		if got := (&scheduler.Job{State: test.state, End: test.end}).Finished(); got != test.want {
 			t.Errorf("%s with end %v: %v", test.state, test.end, got)
 		}
+	}
+}
+
+func TestTRESCountAddsFractions(t *testing.T) {
+	job := scheduler.Job{TRES: []scheduler.TRES{{Name: "x:a", Count: 1, Nanos: 750_000_000}, {Name: "x:b", Count: 2, Nanos: 500_000_000}}}
+	if got, _ := job.TRESCount("x"); got != (scheduler.TRES{Name: "x", Count: 4, Nanos: 250_000_000}) {
+		t.Errorf("got %v", got)
 	}
 }

@@ -106,7 +106,7 @@ func (c *Charge) of(job *scheduler.Job) amieusage.Charge {
 	var total, part, count apd.Decimal
 	for name, rate := range c.PerHour {
 		n, _ := job.TRESCount(name)
-		count.SetInt64(n)
+		exact.Add(&count, apd.New(n.Count, 0), apd.New(int64(n.Nanos), -9))
 		exact.Mul(&part, rate, &count)
 		if name == "mem" {
 			exact.Mul(&part, &part, gibOfByte)

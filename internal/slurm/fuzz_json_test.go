@@ -155,11 +155,12 @@ func (d *slowJSON) job(v any) *scheduler.Job {
 	if leader != 0 && leader != id {
 		job.ParentID = strconv.FormatInt(leader, 10)
 	}
-	nodes, known := d.number(j["allocation_nodes"]), false
-	if job.Nodes, known = job.TRESCount("node"); !known && job.ElapsedSeconds > 0 {
-		job.Nodes = max(nodes, 0)
+	nodes, known := job.TRESCount("node")
+	if asked := d.number(j["allocation_nodes"]); !known && job.ElapsedSeconds > 0 {
+		nodes.Count = max(asked, 0)
 	}
-	job.CPUs, _ = job.TRESCount("cpu")
+	cpus, _ := job.TRESCount("cpu")
+	job.Nodes, job.CPUs = nodes.Count, cpus.Count
 	d.bad = d.bad || id <= 0 || !hasTime || job.ElapsedSeconds < 0 || job.State == ""
 	return job
 }

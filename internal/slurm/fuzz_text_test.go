@@ -103,8 +103,8 @@ func slowJob(row slowRow) (job *scheduler.Job, ok bool) {
 		tres, column string
 	}{{&job.CPUs, "cpu", "NCPUS"}, {&job.Nodes, "node", "NNodes"}} {
 		text := value[want.column]
-		known := false
-		if *want.count, known = job.TRESCount(want.tres); known || job.ElapsedSeconds == 0 || text == "" {
+		tres, known := job.TRESCount(want.tres)
+		if *want.count = tres.Count; known || job.ElapsedSeconds == 0 || text == "" {
 			continue
 		}
 		n, ok := slowCount(text, false)

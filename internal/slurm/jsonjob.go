@@ -266,11 +266,12 @@ func (j *jsonJob) fill(job *scheduler.Job) {
 	if leader != 0 && leader != j.id.value {
 		job.ParentID = strconv.FormatInt(leader, 10)
 	}
-	var known bool
-	if job.Nodes, known = job.TRESCount("node"); !known && job.ElapsedSeconds > 0 {
+	nodes, known := job.TRESCount("node")
+	if job.Nodes = nodes.Count; !known && job.ElapsedSeconds > 0 {
 		job.Nodes = j.nodes.value
 	}
-	job.CPUs, _ = job.TRESCount("cpu")
+	cpus, _ := job.TRESCount("cpu")
+	job.CPUs = cpus.Count
 }
 
 func (j *jsonJob) time(field string, n number) time.Time {

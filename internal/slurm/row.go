@@ -140,7 +140,8 @@ func (r *rowReader) counts(j *scheduler.Job) (column, *fieldError) {
 		{&j.CPUs, "cpu", [2]column{colAllocCPUS, colNCPUS}},
 		{&j.Nodes, "node", [2]column{colAllocNodes, colNNodes}},
 	} {
-		count, known := j.TRESCount(want.tres)
+		tres, known := j.TRESCount(want.tres)
+		count := tres.Count
 		if !known && believe {
 			col := want.columns[0]
 			if r.head.at[col] < 0 {

@@ -215,7 +215,7 @@ func TestFallbackColumns(t *testing.T) {
 // TestAllocTRESMissingForAJobThatRan: what was counted otherwise is charged, never nothing.
 func TestAllocTRESMissingForAJobThatRan(t *testing.T) {
 	job := mustRead(t, dump(line("AllocTRES", "", "NNodes", "2", "NCPUS", "64")), slurm.Options{}).jobs[0]
-	if cpus, _ := job.TRESCount("cpu"); cpus != 64 || job.CPUs != 64 || job.Nodes != 2 {
+	if cpus, _ := job.TRESCount("cpu"); cpus.Count != 64 || job.CPUs != 64 || job.Nodes != 2 {
 		t.Errorf("got %+v; want 64 CPUs on 2 nodes", job)
 	}
 	got := readText(dump(line("AllocTRES", "", "NCPUS", "many")), slurm.Options{})

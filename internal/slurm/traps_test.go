@@ -233,8 +233,8 @@ func TestTrapAllocTRES(t *testing.T) {
 	if diff := cmp.Diff(want, job.TRES); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	if gpus, _ := job.TRESCount("gres/gpu"); gpus != 4 {
-		t.Errorf("%d GPUs; want 4", gpus)
+	if gpus, _ := job.TRESCount("gres/gpu"); gpus.Count != 4 {
+		t.Errorf("%d GPUs; want 4", gpus.Count)
 	}
 }
 
