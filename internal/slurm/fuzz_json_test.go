@@ -86,8 +86,14 @@ func (d *slowJSON) time(v any) time.Time {
 func (d *slowJSON) tres(v any) (list []scheduler.TRES) {
 	for _, entry := range d.list(v) {
 		entry := d.object(entry)
-		kind, name, count := d.text(entry["type"]), d.text(entry["name"]), d.number(entry["count"])
-		if count < 0 {
+		kind, name := d.text(entry["type"]), d.text(entry["name"])
+		var count int64
+		var nanos int32
+		if number, plain := entry["count"].(json.Number); plain && strings.Contains(number.String(), ".") {
+			exact, ok := slowCount(number.String(), false)
+			d.bad = d.bad || !ok
+			count, nanos = exact.Count, exact.Nanos
+		} else if count = d.number(entry["count"]); count < 0 {
 			continue
 		}
 		d.bad = d.bad || kind == ""
@@ -96,9 +102,9 @@ func (d *slowJSON) tres(v any) (list []scheduler.TRES) {
 		}
 		if kind == "mem" || strings.HasPrefix(kind, "bb/") {
 			d.bad = d.bad || count > math.MaxInt64>>20
-			count <<= 20
+			count, nanos = count<<20+int64(nanos)<<20/1e9, 0
 		}
-		list = append(list, scheduler.TRES{Name: kind, Count: count})
+		list = append(list, scheduler.TRES{Name: kind, Count: count, Nanos: nanos})
 	}
 	return list
 }
@@ -161,6 +167,13 @@ func (d *slowJSON) job(v any) *scheduler.Job {
 	}
 	cpus, _ := job.TRESCount("cpu")
 	job.Nodes, job.CPUs = nodes.Count, cpus.Count
+	job.NodeList = d.text(j["nodes"])
+	if name := d.object(j["reservation"])["name"]; name != nil {
+		if _, old := name.(json.Number); !old {
+			job.Reservation = d.text(name)
+		}
+	}
+	d.bad = !slowSettle(job) || d.bad
 	d.bad = d.bad || id <= 0 || !hasTime || job.ElapsedSeconds < 0 || job.State == ""
 	return job
 }
@@ -242,7 +255,7 @@ func FuzzJSON(f *testing.F) {
 			return
 		}
 		mustBeSame(t, want.stats, got.stats)
-		mustBeSame(t, want.jobs, got.jobs, cmpopts.EquateComparable(time.Time{}))
+		mustBeSame(t, want.jobs, got.jobs, cmpopts.EquateComparable(time.Time{}), ignoreWarnings, cmpopts.IgnoreFields(scheduler.Job{}, "Lacks"))
 		mustBeSame(t, want.bad, got.bad, cmpopts.IgnoreFields(scheduler.RowError{}, "JobID", "Field", "Problem", "Remedy", "Err"))
 	})
 }

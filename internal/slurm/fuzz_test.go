@@ -27,10 +27,10 @@ import (
 var slowCountForm = regexp.MustCompile(`^([0-9]{1,19})(?:\.([0-9]{1,18}))?([KMGTPE]?)$`)
 
 // slowCount reads a count, with a unit or without one, by rational arithmetic.
-func slowCount(s string, mebibytes bool) (int64, bool) {
+func slowCount(s string, mebibytes bool) (t scheduler.TRES, ok bool) {
 	m := slowCountForm.FindStringSubmatch(s)
 	if m == nil {
-		return 0, false
+		return t, false
 	}
 	power := uint(strings.Index("_KMGTPE", m[3]))
 	if m[3] == "" {
@@ -41,9 +41,14 @@ func slowCount(s string, mebibytes bool) (int64, bool) {
 	}
 	value, _ := new(big.Rat).SetString(m[1] + "." + m[2] + "0")
 	value.Mul(value, new(big.Rat).SetInt(new(big.Int).Lsh(big.NewInt(1), 10*power)))
-	value.Add(value, big.NewRat(1, 2))
-	rounded := new(big.Int).Div(value.Num(), value.Denom())
-	return rounded.Int64(), rounded.IsInt64()
+	digits := int64(1e9)
+	if mebibytes {
+		digits = 1
+	}
+	nanos := new(big.Int)
+	count := rounded(value.Mul(value, big.NewRat(digits, 1)))
+	count.DivMod(count, big.NewInt(digits), nanos)
+	return scheduler.TRES{Count: count.Int64(), Nanos: int32(nanos.Int64())}, count.IsInt64()
 }
 
 func slowTRES(s string) (list []scheduler.TRES, ok bool) {
@@ -62,7 +67,8 @@ func slowTRES(s string) (list []scheduler.TRES, ok bool) {
 		if !ok {
 			return nil, false
 		}
-		list = append(list, scheduler.TRES{Name: name, Count: count})
+		count.Name = name
+		list = append(list, count)
 	}
 	return list, true
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/amieusage/amieusage/internal/scheduler"
 )
 
 // column is a field of sacct that is used here.
@@ -30,13 +32,32 @@ const (
 	colAllocCPUS
 	colReqMem
 	colAllocTRES
+	colUID
+	colReservation
+	colNodeList
+	colDBIndex
 	colJobName
 	columns
 )
 
 // columnNames spells the columns as `sacct --helpformat` does; letter case does not matter.
 var columnNames = [columns]string{"Cluster", "JobIDRaw", "JobID", "User", "Account", "Partition", "QOS", "State", "Submit",
-	"Start", "End", "ElapsedRaw", "Elapsed", "NNodes", "AllocNodes", "NCPUS", "AllocCPUS", "ReqMem", "AllocTRES", "JobName"}
+	"Start", "End", "ElapsedRaw", "Elapsed", "NNodes", "AllocNodes", "NCPUS", "AllocCPUS", "ReqMem", "AllocTRES", "UID",
+	"Reservation", "NodeList", "DBIndex", "JobName"}
+
+// optional lists the facts that a dump may lack, by the column that holds each.
+var optional = map[column]scheduler.Facts{
+	colCluster: scheduler.FactCluster, colUID: scheduler.FactUID, colQOS: scheduler.FactQOS, colJobName: scheduler.FactName,
+	colReqMem: scheduler.FactReqMem, colReservation: scheduler.FactReservation, colNodeList: scheduler.FactNodeList,
+	colDBIndex: scheduler.FactDBIndex, colAllocTRES: scheduler.FactTRES,
+}
+
+// neverGiven are the facts that Slurm does not keep of a job.
+const neverGiven = scheduler.FactGroup | scheduler.FactProject
+
+// allOptional are the facts of which a JSON that names no member for them says nothing.
+const allOptional = neverGiven | scheduler.FactCluster | scheduler.FactUID | scheduler.FactQOS | scheduler.FactName | scheduler.FactReqMem |
+	scheduler.FactReservation | scheduler.FactNodeList | scheduler.FactDBIndex | scheduler.FactTRES
 
 func (c column) String() string { return columnNames[c] }
 
@@ -62,6 +83,7 @@ type header struct {
 	id       int          // index of the first column that holds a job's id
 	free     int          // index of the only column of free text; -1: none, or several
 	lastFree bool         // the last column is free text
+	lacks    scheduler.Facts
 }
 
 // complete is how many delimiters make a line a row of its own, and not a part of one.
@@ -120,6 +142,12 @@ func parseHeader(line, delimiter string) (*header, error) {
 	}
 	if strings.TrimFunc(h.sep, isValueRune) == "" {
 		return nil, fmt.Errorf("the delimiter %q occurs within fields", h.sep)
+	}
+	h.lacks = neverGiven
+	for c, fact := range optional {
+		if h.at[c] < 0 {
+			h.lacks |= fact
+		}
 	}
 	if freeColumns > 1 {
 		h.free = -1

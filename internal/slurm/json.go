@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"time"
 
 	"github.com/amieusage/amieusage/internal/scheduler"
 	"github.com/go-json-experiment/json/jsontext"
@@ -27,10 +28,11 @@ type jsonReader struct {
 	failure string // the first of sacct's own errors
 	raw     jsonJob
 	last    scheduler.Job
+	now     time.Time
 }
 
 func newJSONReader(r *Reader) *jsonReader {
-	d := &jsonReader{r: r}
+	d := &jsonReader{r: r, now: r.opts.now()}
 	d.dec = jsontext.NewDecoder(&tokenLimiter{d: d}, jsontext.AllowInvalidUTF8(true))
 	return d
 }
@@ -134,12 +136,15 @@ func (d *jsonReader) sacctError() error {
 // job reads one job and yields it.
 func (d *jsonReader) job(yield func(*scheduler.Job, error) bool) error {
 	d.r.stats.Rows++
-	d.raw = jsonJob{tres: d.raw.tres[:0]}
+	d.raw = jsonJob{tres: d.raw.tres[:0], lacks: allOptional}
 	if err := d.readJob(); err != nil {
 		return err
 	}
 	d.raw.fill(&d.last)
 	d.last.Place = d.place()
+	if part, err := settle(&d.last, d.now); err != nil {
+		d.raw.blame(partMembers[part], err.Error())
+	}
 	if d.raw.problem == "" {
 		if !yield(&d.last, nil) {
 			return errStopped
@@ -241,6 +246,36 @@ func numberOf(value int64, set bool) number {
 		return number{}
 	}
 	return number{value, true}
+}
+
+// count reads a number of something that may be divided: 8, 8.5.
+func (d *jsonReader) count(field string) (n number, nanos int32, err error) {
+	if d.dec.PeekKind() != '0' {
+		n, err = d.number(field)
+		return n, 0, err
+	}
+	token, err := d.dec.ReadToken()
+	if err != nil {
+		return n, 0, err
+	}
+	text := token.String()
+	n, nanos, ok := numberOfText(text)
+	if !ok {
+		d.raw.blame(field, shorten(text)+" is not a number of at most 18 digits behind the point")
+	}
+	return n, nanos, nil
+}
+
+// numberOfText reads the text of a JSON number that is to be exact. Numbers below 0, and the largest of 64 bits, are no number.
+func numberOfText(text string) (n number, nanos int32, ok bool) {
+	if v, err := strconv.ParseInt(text, 10, 64); err == nil {
+		return numberOf(v, v >= 0), 0, true
+	}
+	if _, err := strconv.ParseUint(text, 10, 64); err == nil {
+		return n, 0, true
+	}
+	v, nanos, ok := parseCount(text, false)
+	return numberOf(v, ok), nanos, ok
 }
 
 // number reads a whole number, plain or as {"set": true, "infinite": false, "number": 8}. null, what is not set and what is

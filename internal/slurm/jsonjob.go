@@ -18,6 +18,8 @@ type jsonJob struct {
 	submit, start, end, elapsed, nodes, reqMem number
 	hasTime                                    bool
 	tres                                       []scheduler.TRES
+	reservation, nodeList                      string
+	lacks                                      scheduler.Facts
 
 	field, problem string // what makes the job unreadable, first of all
 }
@@ -38,6 +40,7 @@ func (d *jsonReader) readJob() error {
 			j.id, err = d.number("job_id")
 		case "cluster":
 			j.cluster, err = d.text("cluster")
+			j.lacks &^= scheduler.FactCluster
 		case "user":
 			j.user, err = d.text("user")
 		case "account":
@@ -46,8 +49,15 @@ func (d *jsonReader) readJob() error {
 			j.partition, err = d.text("partition")
 		case "qos":
 			j.qos, err = d.text("qos")
+			j.lacks &^= scheduler.FactQOS
 		case "name":
 			j.name, err = d.text("name")
+			j.lacks &^= scheduler.FactName
+		case "nodes":
+			j.nodeList, err = d.text("nodes")
+			j.lacks &^= scheduler.FactNodeList
+		case "reservation":
+			err = d.readReservation()
 		case "allocation_nodes":
 			j.nodes, err = d.number("allocation_nodes")
 		case "association":
@@ -139,6 +149,18 @@ func (d *jsonReader) readHet() error {
 	})
 }
 
+// readReservation reads the name of the reservation, which is the number 0 where an old Slurm knows of none.
+func (d *jsonReader) readReservation() error {
+	return d.object("reservation", func(name string) (err error) {
+		if name != "name" || d.dec.PeekKind() == '0' {
+			return d.dec.SkipValue()
+		}
+		d.raw.lacks &^= scheduler.FactReservation
+		d.raw.reservation, err = d.text("reservation.name")
+		return err
+	})
+}
+
 func (d *jsonReader) readTime() error {
 	j := &d.raw
 	return d.object("time", func(name string) (err error) {
@@ -162,6 +184,7 @@ func (d *jsonReader) readTRES() error {
 	return d.object("tres", func(name string) error {
 		switch name {
 		case "allocated":
+			d.raw.lacks &^= scheduler.FactTRES
 			return d.list("tres.allocated", func() error {
 				t, set, err := d.readOneTRES("tres.allocated")
 				if set {
@@ -170,6 +193,7 @@ func (d *jsonReader) readTRES() error {
 				return err
 			})
 		case "requested":
+			d.raw.lacks &^= scheduler.FactReqMem
 			return d.list("tres.requested", func() error {
 				t, set, err := d.readOneTRES("tres.requested")
 				if set && t.Name == "mem" {
@@ -186,6 +210,7 @@ func (d *jsonReader) readTRES() error {
 func (d *jsonReader) readOneTRES(field string) (t scheduler.TRES, set bool, err error) {
 	var kind, name string
 	var count number
+	var nanos int32
 	err = d.object(field, func(member string) (err error) {
 		switch member {
 		case "type":
@@ -193,7 +218,7 @@ func (d *jsonReader) readOneTRES(field string) (t scheduler.TRES, set bool, err 
 		case "name":
 			name, err = d.text(field + ".name")
 		case "count":
-			count, err = d.number(field + ".count")
+			count, nanos, err = d.count(field + ".count")
 		default:
 			err = d.dec.SkipValue()
 		}
@@ -202,7 +227,7 @@ func (d *jsonReader) readOneTRES(field string) (t scheduler.TRES, set bool, err 
 	if !count.set {
 		return t, false, err
 	}
-	t = scheduler.TRES{Name: kind, Count: count.value}
+	t = scheduler.TRES{Name: kind, Count: count.value, Nanos: nanos}
 	if name != "" {
 		t.Name += "/" + name
 	}
@@ -214,6 +239,7 @@ func (d *jsonReader) readOneTRES(field string) (t scheduler.TRES, set bool, err 
 			d.raw.blame(field, strconv.FormatInt(t.Count, 10)+" MiB is out of range")
 		}
 		t.Count *= mebi
+		t.Count, t.Nanos = t.Count+int64(t.Nanos)*mebi/1e9, 0
 	}
 	return t, true, err
 }
@@ -240,6 +266,10 @@ func (j *jsonJob) fill(job *scheduler.Job) {
 
 		ElapsedSeconds: j.elapsed.value,
 		TRES:           j.tres,
+
+		Reservation: j.reservation,
+		NodeList:    j.nodeList,
+		Lacks:       j.lacks,
 	}
 	if job.User == "" {
 		job.User = j.associationUser

@@ -29,8 +29,16 @@ func drawJob(t *rapid.T, delimiter string) *scheduler.Job {
 		Cluster: word.Draw(t, "cluster"), ID: fmt.Sprint(id), DisplayID: fmt.Sprint(id), User: word.Draw(t, "user"), Account: word.Draw(t, "account"),
 		Partition: word.Draw(t, "partition"), QOS: word.Draw(t, "qos"), Name: name.Draw(t, "name"), ReqMem: "4G",
 		State:  rapid.SampledFrom([]string{"COMPLETED", "CANCELLED", "RUNNING", "NODE_FAIL"}).Draw(t, "state"),
-		Submit: instant("submit"), Start: instant("start"), End: instant("end"), ElapsedSeconds: rapid.Int64Range(0, 1<<40).Draw(t, "elapsed"),
+		Submit: instant("submit"), Start: instant("start"), End: instant("end"),
+		Lacks: scheduler.FactUID | scheduler.FactReservation | scheduler.FactNodeList | scheduler.FactDBIndex | scheduler.FactGroup | scheduler.FactProject,
 		Nodes: rapid.Int64Range(0, 1<<20).Draw(t, "nodes"), CPUs: rapid.Int64Range(0, 1<<30).Draw(t, "cpus"),
+	}
+	if j.Finished() {
+		j.Submit = time.Unix(rapid.Int64Range(1, 1_000_000_000).Draw(t, "submit"), 0).UTC()
+		j.Start = j.Submit.Add(time.Duration(rapid.Int64Range(0, 1e8).Draw(t, "waited")) * time.Second)
+		ran := rapid.Int64Range(0, 1e8).Draw(t, "ran")
+		j.End = j.Start.Add(time.Duration(ran) * time.Second)
+		j.ElapsedSeconds = rapid.Int64Range(0, ran).Draw(t, "elapsed")
 	}
 	if rapid.Bool().Draw(t, "task of an array") {
 		j.ParentID = fmt.Sprint(id + 1)

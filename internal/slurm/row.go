@@ -3,6 +3,7 @@ package slurm
 import (
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/amieusage/amieusage/internal/scheduler"
@@ -12,6 +13,7 @@ import (
 type rowReader struct {
 	head   *header
 	times  timeParser
+	now    time.Time
 	fields []string
 	last   scheduler.Job
 }
@@ -67,7 +69,7 @@ func (r *rowReader) isStep() bool {
 // job makes a job of the fields. On an error it returns the column to blame, and the job as far as it was read.
 func (r *rowReader) job() (*scheduler.Job, column, *fieldError) {
 	j := &r.last
-	*j = scheduler.Job{TRES: j.TRES[:0]}
+	*j = scheduler.Job{TRES: j.TRES[:0], Lacks: r.head.lacks}
 	j.ID, j.DisplayID = r.field(colJobIDRaw), r.field(colJobID)
 	if j.ID == "" {
 		j.ID = j.DisplayID
@@ -90,6 +92,7 @@ func (r *rowReader) job() (*scheduler.Job, column, *fieldError) {
 	j.Account = r.field(colAccount)
 	j.Partition = r.field(colPartition)
 	j.QOS = r.field(colQOS)
+	j.UID, j.Reservation, j.NodeList, j.DBIndex = r.field(colUID), r.field(colReservation), r.field(colNodeList), r.field(colDBIndex)
 	j.ReqMem = r.field(colReqMem)
 	j.Name = jobName(r.field(colJobName))
 	j.State = state(r.field(colState))
@@ -104,6 +107,13 @@ func (r *rowReader) job() (*scheduler.Job, column, *fieldError) {
 		return j, colEnd, err
 	}
 	if col, err := r.elapsed(j); err != nil {
+		return j, col, err
+	}
+	if part, err := settle(j, r.now); err != nil {
+		col := partColumns[part]
+		if r.head.at[col] < 0 {
+			col = colElapsed
+		}
 		return j, col, err
 	}
 	if j.TRES, err = appendTRES(j.TRES, r.field(colAllocTRES)); err != nil {
@@ -148,7 +158,8 @@ func (r *rowReader) counts(j *scheduler.Job) (column, *fieldError) {
 				col = want.columns[1]
 			}
 			if text := r.field(col); text != "" {
-				if count, known = parseCount(text, false); !known {
+				var nanos int32
+				if count, nanos, known = parseCount(text, false); !known || nanos != 0 {
 					return col, &fieldError{problem: strconv.Quote(shorten(text)) + " is no count"}
 				}
 				if bare {

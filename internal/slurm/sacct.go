@@ -33,8 +33,8 @@ type Sacct struct {
 }
 
 // wanted are the fields that are asked for, as far as this sacct knows them. JobName is the last, for it may hold anything.
-var wanted = []column{colCluster, colJobIDRaw, colJobID, colUser, colAccount, colPartition, colQOS, colState, colSubmit, colStart,
-	colEnd, colElapsedRaw, colNNodes, colNCPUS, colReqMem, colAllocTRES, colJobName}
+var wanted = []column{colCluster, colDBIndex, colJobIDRaw, colJobID, colUser, colUID, colAccount, colPartition, colQOS, colReservation,
+	colState, colSubmit, colStart, colEnd, colElapsedRaw, colNNodes, colNCPUS, colReqMem, colAllocTRES, colNodeList, colJobName}
 
 // killWait is how long sacct's pipes are waited for after it was killed.
 const killWait = 5 * time.Second

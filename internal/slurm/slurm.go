@@ -16,11 +16,12 @@ import (
 	"github.com/amieusage/amieusage/internal/scheduler"
 )
 
-// DumpCommand is a shell command whose output Reader reads without loss or doubt: times in seconds since the epoch, and a
-// delimiter that nobody types in a job's name. Its window is to be filled in.
+// DumpCommand is a shell command whose output Reader reads without loss or doubt: times in seconds since the epoch, and no
+// field that a user can write anything into. A job's name could forge a job, with line breaks and delimiters of its own, and
+// so names are left out. Its window is to be filled in.
 const DumpCommand = `SLURM_TIME_FORMAT=%s sacct --allclusters --allusers --allocations --duplicates --parsable2 ` +
 	`--delimiter=$'\x1f' --starttime=2026-01-01 --endtime=now --format=` +
-	`Cluster,JobIDRaw,JobID,User,Account,Partition,QOS,State,Submit,Start,End,ElapsedRaw,NNodes,NCPUS,ReqMem,AllocTRES,JobName`
+	`Cluster,DBIndex,JobIDRaw,JobID,User,UID,Account,Partition,QOS,Reservation,State,Submit,Start,End,ElapsedRaw,NNodes,NCPUS,ReqMem,AllocTRES,NodeList`
 
 const (
 	maxLine = 1 << 20 // bytes of a row of text; longer ones are reported and passed over
@@ -37,6 +38,15 @@ type Options struct {
 	Zone *time.Location
 	// Delimiter between the fields of text; "" takes it from the header.
 	Delimiter string
+	// Clock tells what time it is: no job ends more than a day later. Nil: time.Now.
+	Clock func() time.Time
+}
+
+func (o *Options) now() time.Time {
+	if o.Clock != nil {
+		return o.Clock()
+	}
+	return time.Now()
 }
 
 // Stats counts what was read. Jobs yielded = Rows − Steps − Bad, but for a row that a final error ended.

@@ -97,7 +97,7 @@ func (t *textReader) readHeader() error {
 			return fmt.Errorf("%s: %w; export again with: %s", t.place(t.lines.number), err, DumpCommand)
 		}
 		t.sep = []byte(t.head.sep)
-		t.row = rowReader{head: t.head, times: timeParser{zone: t.r.opts.Zone}, fields: make([]string, t.head.width)}
+		t.row = rowReader{head: t.head, times: timeParser{zone: t.r.opts.Zone}, now: t.r.opts.now(), fields: make([]string, t.head.width)}
 		return nil
 	}
 }

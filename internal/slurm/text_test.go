@@ -195,13 +195,13 @@ func TestSeveralColumnsOfFreeText(t *testing.T) {
 func TestFallbackColumns(t *testing.T) {
 	const header = "JobID|User|Account|Partition|State|Submit|Start|End|Elapsed|NNodes|AllocCPUS"
 	row := func(elapsed string) string {
-		return header + "\n3_7|alice|p|cpu|COMPLETED|10|20|30|" + elapsed + "|2|16\n"
+		return header + "\n3_7|alice|p|cpu|COMPLETED|10|20|1000030|" + elapsed + "|2|16\n"
 	}
 	for elapsed, want := range map[string]int64{"00:00:10": 10, "01:02:03": 3723, "2-00:00:01": 172801, "10-23:59:59": 950399} {
 		got := mustRead(t, row(elapsed), slurm.Options{})
 		jobsEqual(t, []*scheduler.Job{{
 			ID: "3_7", DisplayID: "3_7", ParentID: "3", User: "alice", Account: "p", Partition: "cpu", State: "COMPLETED",
-			Submit: time.Unix(10, 0).UTC(), Start: time.Unix(20, 0).UTC(), End: time.Unix(30, 0).UTC(),
+			Submit: time.Unix(10, 0).UTC(), Start: time.Unix(20, 0).UTC(), End: time.Unix(1000030, 0).UTC(),
 			ElapsedSeconds: want, Nodes: 2, CPUs: 16, TRES: []scheduler.TRES{{Name: "cpu", Count: 16}, {Name: "node", Count: 2}},
 		}}, got.jobs)
 	}

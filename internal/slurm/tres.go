@@ -25,11 +25,11 @@ func appendTRES(list []scheduler.TRES, s string) ([]scheduler.TRES, *fieldError)
 		if text == "18446744073709551614" || text == "18446744073709551615" {
 			continue
 		}
-		count, ok := parseCount(text, inMebibytes(name))
+		count, nanos, ok := parseCount(text, inMebibytes(name))
 		if !ok {
 			return list, &fieldError{problem: strconv.Quote(entry) + " has no count that can be read"}
 		}
-		list = append(list, scheduler.TRES{Name: name, Count: count})
+		list = append(list, scheduler.TRES{Name: name, Count: count, Nanos: nanos})
 	}
 	return list, nil
 }
@@ -37,14 +37,15 @@ func appendTRES(list []scheduler.TRES, s string) ([]scheduler.TRES, *fieldError)
 // inMebibytes tells whether Slurm counts the resource in MiB.
 func inMebibytes(name string) bool { return name == "mem" || strings.HasPrefix(name, "bb/") }
 
-// parseCount reads a whole number, or one with decimals and a binary unit (K M G T P E), exactly; what is no whole number
-// in the end is rounded to the nearest one. Without a unit, mebibytes says to multiply by 2^20.
-func parseCount(s string, mebibytes bool) (int64, bool) {
+// parseCount reads a number, with decimals and a binary unit (K M G T P E) or without, exactly; what is left of it behind
+// the ninth digit is rounded to the nearest. mebibytes says that it counts bytes: then it is whole, rounded to the nearest
+// too, and without a unit it is in MiB.
+func parseCount(s string, mebibytes bool) (count int64, nanos int32, ok bool) {
 	if n, ok := digits(s); ok && !mebibytes {
-		return n, true
+		return n, 0, true
 	}
 	if s == "" {
-		return 0, false
+		return 0, 0, false
 	}
 	unit := uint64(1)
 	if i := strings.IndexByte("KMGTPE", s[len(s)-1]); i >= 0 {
@@ -56,31 +57,41 @@ func parseCount(s string, mebibytes bool) (int64, bool) {
 	whole, fraction, point := strings.Cut(s, ".")
 	n, ok := digits(whole)
 	if !ok {
-		return 0, false
+		return 0, 0, false
 	}
 	high, total := bits.Mul64(uint64(n), unit)
 	if point {
 		if len(fraction) > 18 {
-			return 0, false
+			return 0, 0, false
 		}
 		f, ok := digits(fraction)
 		if !ok {
-			return 0, false
+			return 0, 0, false
 		}
 		scale := uint64(1)
 		for range len(fraction) {
 			scale *= 10
 		}
 		fhigh, flow := bits.Mul64(uint64(f), unit) // f < scale, so that the quotient fits 64 bits
-		part, rest := bits.Div64(fhigh, flow, scale)
+		whole, rest := bits.Div64(fhigh, flow, scale)
+		digits := uint64(1)
+		if !mebibytes {
+			digits = 1e9
+		}
+		rhigh, rlow := bits.Mul64(rest, digits) // rest < scale, so that this quotient does, too
+		part, rest := bits.Div64(rhigh, rlow, scale)
 		if rest >= scale-rest {
 			part++
 		}
+		if part == digits {
+			whole, part = whole+1, 0
+		}
+		nanos = int32(part)
 		var carry uint64
-		total, carry = bits.Add64(total, part, 0)
+		total, carry = bits.Add64(total, whole, 0)
 		high += carry
 	}
-	return int64(total), high == 0 && total <= 1<<63-1
+	return int64(total), nanos, high == 0 && total <= 1<<63-1
 }
 
 // formatMebibytes prints memory as sacct does: in the largest unit that keeps it exact.

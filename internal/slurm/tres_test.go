@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/amieusage/amieusage/internal/scheduler"
 	"pgregory.net/rapid"
 )
 
@@ -37,12 +38,24 @@ func TestParseCount(t *testing.T) {
 		{"1.0000000000000000001G", true, none},
 	}
 	for _, tt := range tests {
-		got, ok := parseCount(tt.text, tt.mebibytes)
+		got, _, ok := parseCount(tt.text, tt.mebibytes)
 		switch {
 		case tt.want == none && ok:
 			t.Errorf("%q: got %d; want a refusal", tt.text, got)
 		case tt.want >= 0 && (!ok || got != tt.want):
 			t.Errorf("%q: got %d, %t; want %d", tt.text, got, ok, tt.want)
+		}
+	}
+}
+
+func TestParseCountKeepsFractions(t *testing.T) {
+	for text, want := range map[string]scheduler.TRES{
+		"8.5": {Count: 8, Nanos: 500_000_000}, "1.50": {Count: 1, Nanos: 500_000_000}, "0.25": {Nanos: 250_000_000}, "8": {Count: 8},
+		"0.0000000005": {Nanos: 1}, "0.0000000004": {}, "1.999999999999": {Count: 2}, "1.5K": {Count: 1536}, "0.0001K": {Nanos: 102_400_000},
+	} {
+		count, nanos, ok := parseCount(text, false)
+		if got := (scheduler.TRES{Count: count, Nanos: nanos}); !ok || got != want {
+			t.Errorf("%s: got %v, %t; want %v", text, got, ok, want)
 		}
 	}
 }
@@ -64,13 +77,27 @@ func TestParseCountIsExact(t *testing.T) {
 			power = 2 // MiB
 		}
 		value.Mul(value, new(big.Rat).SetInt(new(big.Int).Lsh(big.NewInt(1), uint(10*power))))
-		value.Add(value, big.NewRat(1, 2))
-		want := new(big.Int).Div(value.Num(), value.Denom()) // rounded down, after half was added
-		got, ok := parseCount(text+unit, true)
-		if ok != want.IsInt64() || ok && got != want.Int64() {
-			t.Fatalf("%s%s: got %d, %t; want %s", text, unit, got, ok, want)
+		want := rounded(value)
+		got, nanos, ok := parseCount(text+unit, true)
+		if ok != want.IsInt64() || ok && (got != want.Int64() || nanos != 0) {
+			t.Fatalf("%s%s: got %d and %d nanos, %t; want %s", text, unit, got, nanos, ok, want)
+		}
+		if unit == "" {
+			value.Quo(value, big.NewRat(mebi, 1))
+		}
+		wantNanos := new(big.Int)
+		want.DivMod(rounded(value.Mul(value, big.NewRat(1e9, 1))), big.NewInt(1e9), wantNanos)
+		got, nanos, ok = parseCount(text+unit, false)
+		if ok != want.IsInt64() || ok && (got != want.Int64() || int64(nanos) != wantNanos.Int64()) {
+			t.Fatalf("%s%s: got %d and %d nanos, %t; want %s and %s", text, unit, got, nanos, ok, want, wantNanos)
 		}
 	})
+}
+
+// rounded returns the nearest whole number, the larger one of two.
+func rounded(value *big.Rat) *big.Int {
+	half := new(big.Rat).Add(value, big.NewRat(1, 2))
+	return new(big.Int).Div(half.Num(), half.Denom())
 }
 
 func TestFormatMebibytes(t *testing.T) {
@@ -82,7 +109,7 @@ func TestFormatMebibytes(t *testing.T) {
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		n := rapid.Int64Range(0, 1<<40).Draw(t, "MiB")
-		if back, ok := parseCount(formatMebibytes(n), true); !ok || back != n*mebi {
+		if back, _, ok := parseCount(formatMebibytes(n), true); !ok || back != n*mebi {
 			t.Fatalf("%d MiB: %s reads back as %d bytes", n, formatMebibytes(n), back)
 		}
 	})
