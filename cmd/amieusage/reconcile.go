@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"maps"
 	"slices"
 	"strconv"
@@ -149,7 +150,10 @@ func (r *reconcileCommand) reconcile(ctx context.Context, a *agent.Agent) (err e
 		if now := r.clock(); now.After(until) {
 			until = now
 		}
-		sources = append(sources, &slurm.Sacct{Path: r.config.sacct, From: r.period.Since, To: until, Logger: a.Log})
+		sacct := &slurm.Sacct{Path: r.config.sacct, Logger: a.Log, Clock: r.clock}
+		sources = append(sources, scheduler.SourceFunc(func(ctx context.Context) iter.Seq2[*scheduler.Job, error] {
+			return sacct.Ended(ctx, r.period.Since, until)
+		}))
 	}
 	comparison, err := sqlite.OpenComparison()
 	if err != nil {

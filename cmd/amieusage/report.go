@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"os/exec"
 	"time"
@@ -250,9 +251,10 @@ func (s *siteCommand) collectSacct(ctx context.Context, f *collectFlags) error {
 	if !cursor.At.IsZero() && from.After(cursor.At) {
 		moved = nil // what ended between the cursor and the window is still to be collected
 	}
-	source := &slurm.Sacct{Path: s.config.sacct, From: from, To: now, Logger: s.agent.Log}
+	sacct := &slurm.Sacct{Path: s.config.sacct, Logger: s.agent.Log, Clock: s.clock}
+	source := scheduler.SourceFunc(func(ctx context.Context) iter.Seq2[*scheduler.Job, error] { return sacct.Ended(ctx, from, now) })
 	err = s.agent.Collect(ctx, source, moved, f.preview)
-	s.countRows(source.Stats())
+	s.countRows(sacct.Stats())
 	return err
 }
 

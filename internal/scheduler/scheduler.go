@@ -144,6 +144,12 @@ type Source interface {
 	Jobs(ctx context.Context) iter.Seq2[*Job, error]
 }
 
+// A SourceFunc is a Source that is a function.
+type SourceFunc func(ctx context.Context) iter.Seq2[*Job, error]
+
+// Jobs calls f.
+func (f SourceFunc) Jobs(ctx context.Context) iter.Seq2[*Job, error] { return f(ctx) }
+
 // Accounting is a scheduler's accounting that can be asked: sacct, a folder of logs. What it yields is as Source says.
 type Accounting interface {
 	// Ended yields the jobs that ended in [from, to), and may yield others beside them, unfinished ones too. A final

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -74,6 +75,14 @@ func fakeSacct(role string, args []string) int {
 		}
 		return ""
 	}
+	if role == "too wide" && value("--jobs") == "" {
+		from, _ := time.Parse("2006-01-02T15:04:05", value("--starttime"))
+		to, _ := time.Parse("2006-01-02T15:04:05", value("--endtime"))
+		if to.Sub(from) > 12*time.Hour {
+			fmt.Fprintln(os.Stderr, "sacct: error: slurmdbd: Too wide of a date range in query")
+			return 1
+		}
+	}
 	header, delimiter := strings.Split(value("--format"), ","), value("--delimiter")
 	job := func(id, name string) string {
 		return writeJob(&scheduler.Job{
@@ -107,6 +116,19 @@ func fakeSacct(role string, args []string) int {
 		}
 	case "hangs":
 		select {}
+	case "hangs with a child":
+		child := exec.Command("sleep", "600") // it holds the pipe, too
+		child.Stdout = os.Stdout
+		if err := child.Start(); err != nil {
+			return 91
+		}
+		fmt.Fprintln(os.Stderr, "child", child.Process.Pid)
+		_ = child.Wait()
+	case "an error and status 0":
+		fmt.Fprintln(os.Stderr, "sacct: error: Unknown error 1054")
+	case "cut off":
+		row := job("2", "two")
+		fmt.Print(row[:len(row)-len(delimiter)-6])
 	case "forged names":
 		old := strings.ReplaceAll(job("1", "gone"), delimiter, "|")
 		fmt.Print(job("3", "x\n"+strings.ReplaceAll(old, "|", "\x1f")+old), job("4", "four"))
@@ -114,20 +136,29 @@ func fakeSacct(role string, args []string) int {
 	return 0
 }
 
+// A window is a Sacct and what it is asked for.
+type window struct {
+	*slurm.Sacct
+	From, To time.Time
+}
+
+func (w *window) Jobs(ctx context.Context) iter.Seq2[*scheduler.Job, error] {
+	return w.Ended(ctx, w.From, w.To)
+}
+
 // fake is a Sacct that runs this test's program in a role.
-func fake(t *testing.T, role string) *slurm.Sacct {
+func fake(t *testing.T, role string) *window {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &slurm.Sacct{
+	sacct := &slurm.Sacct{
 		Path: self,
-		From: time.Date(2026, 11, 21, 23, 0, 0, 500, time.FixedZone("", -5*3600)),
-		To:   time.Date(2026, 11, 23, 0, 0, 0, 500, time.UTC),
 		// A program with the race detector sleeps a second before it exits, unless told not to.
 		Env: append(os.Environ(), "FAKE_SACCT="+role, "SACCT_FEDERATION=1", "TZ=Asia/Tokyo", "GORACE=atexit_sleep_ms=0"),
 	}
+	return &window{sacct, time.Date(2026, 11, 21, 23, 0, 0, 500, time.FixedZone("", -5*3600)), time.Date(2026, 11, 23, 0, 0, 0, 500, time.UTC)}
 }
 
 func TestSacct(t *testing.T) {
@@ -313,5 +344,82 @@ func TestSacctConsumerMayStop(t *testing.T) {
 	}
 	if jobs != 10 {
 		t.Errorf("%d jobs; want 10", jobs)
+	}
+}
+
+// TestSacctHalvesTheWindow: what MaxQueryTimeRange refuses is asked for in parts that leave nothing out.
+func TestSacctHalvesTheWindow(t *testing.T) {
+	s := fake(t, "too wide")
+	log := filepath.Join(t.TempDir(), "log")
+	s.Env = append(s.Env, "FAKE_SACCT_LOG="+log)
+	got := readAll(s)
+	if got.err != nil || len(got.jobs) != 2 || got.stats.Rows != 2 {
+		t.Fatalf("%d jobs, stats %v, error %v; want the job in each of two windows", len(got.jobs), got.stats, got.err)
+	}
+	ran, err := os.ReadFile(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var asked []string
+	for _, line := range strings.Split(string(ran), "\n") {
+		if time := strings.TrimSpace(line); strings.HasPrefix(time, `"--starttime=`) || strings.HasPrefix(time, `"--endtime=`) {
+			asked = append(asked, strings.Trim(time[strings.IndexByte(time, '=')+1:], `"`))
+		}
+	}
+	want := []string{
+		"2026-11-22T04:00:00", "2026-11-23T00:00:01",
+		"2026-11-22T04:00:00", "2026-11-22T14:00:00",
+		"2026-11-22T14:00:00", "2026-11-23T00:00:01",
+	}
+	if diff := cmp.Diff(want, asked); diff != "" {
+		t.Errorf("windows (-want +got):\n%s", diff)
+	}
+}
+
+func TestSacctFindsJobsByID(t *testing.T) {
+	s := fake(t, "too wide")
+	log := filepath.Join(t.TempDir(), "log")
+	s.Env = append(s.Env, "FAKE_SACCT_LOG="+log)
+	found := 0
+	for _, err := range s.ByID(context.Background(), "testc", []string{"1", "2_7"}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		found++
+	}
+	ran, _ := os.ReadFile(log)
+	if found != 1 || !bytes.Contains(ran, []byte(`"--jobs=1,2_7"`)) || !bytes.Contains(ran, []byte(`"--clusters=testc"`)) || bytes.Contains(ran, []byte("--allclusters")) {
+		t.Errorf("%d jobs; ran\n%s", found, ran)
+	}
+}
+
+// TestSacctTimeout: a sacct that hangs is ended with all that it has started, run once more, and then given up.
+func TestSacctTimeout(t *testing.T) {
+	var log bytes.Buffer
+	s := fake(t, "hangs with a child")
+	s.Timeout = time.Second
+	s.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	got := readAll(s)
+	var incomplete *scheduler.IncompleteError
+	if !errors.As(got.err, &incomplete) || !strings.Contains(got.err.Error(), "did not end in time (1s); see whether slurmdbd answers") {
+		t.Fatalf("got %v", got.err)
+	}
+	if strings.Count(log.String(), "sacct is run once more") != 1 {
+		t.Errorf("log %s", log.String())
+	}
+}
+
+// TestSacctIncomplete: what may not be all there is says so, whatever the exit status.
+func TestSacctIncomplete(t *testing.T) {
+	for role, want := range map[string]string{
+		"an error and status 0": "sacct exited with status 0, and reported: sacct: error: Unknown error 1054; jobs may be missing; see to its error",
+		"cut off":               "sacct: its output ends within a row; run it again",
+		"fails after output":    "sacct: exit status 1: ",
+	} {
+		got := readAll(fake(t, role))
+		var incomplete *scheduler.IncompleteError
+		if !errors.As(got.err, &incomplete) || !strings.HasPrefix(got.err.Error(), want) || len(got.jobs) == 0 {
+			t.Errorf("%s: %d jobs, error %v", role, len(got.jobs), got.err)
+		}
 	}
 }

@@ -56,6 +56,10 @@ type Stats struct {
 	Bad   int64 // rows that could not be read, each yielded as a *scheduler.RowError
 }
 
+func (s Stats) plus(other Stats) Stats {
+	return Stats{Rows: s.Rows + other.Rows, Steps: s.Steps + other.Steps, Bad: s.Bad + other.Bad}
+}
+
 // Reader is a scheduler.Source on the output of sacct, text or JSON, found out by its first character. Memory does not grow
 // with the length of the input. Unfinished jobs are yielded with a zero End; steps are not yielded. Bytes that are no
 // UTF-8 are replaced by U+FFFD.
@@ -64,6 +68,7 @@ type Reader struct {
 	name  string
 	opts  Options
 	stats Stats
+	cut   bool // the text ended within a row
 }
 
 // NewReader returns a Reader of r; name is what errors call it, "-" for standard input.

@@ -140,6 +140,10 @@ func (t *textReader) begin(line []byte, seps int, ended, long bool) {
 	c, h := &t.cur, t.head
 	c.open, c.line, c.seps, c.more, c.problem = true, t.lines.number, seps, c.more[:0], ""
 	switch {
+	case !ended && !long && !h.trailing && !h.lastFree:
+		// The last field may have lost its end, and the job its charge.
+		c.problem = "the text ends within the row"
+		t.r.cut = true
 	case long:
 		c.problem = fmt.Sprintf("the row is longer than %d bytes", maxLine)
 	case seps >= h.complete(), h.free >= 0 && !h.lastFree && seps >= h.free && ended:
@@ -147,6 +151,7 @@ func (t *textReader) begin(line []byte, seps int, ended, long bool) {
 		return
 	case !ended:
 		c.problem = "the text ends within the row"
+		t.r.cut = true
 	default:
 		c.problem = fmt.Sprintf("the row has %d fields and the header %d", seps+1, h.width)
 	}
