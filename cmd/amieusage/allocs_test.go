@@ -47,7 +47,7 @@ func TestAllocations(t *testing.T) {
 	_, raws, err := amieusage.DecodeMessage(body)
 	check(err)
 	rules := &siterules.Rules{Resources: []siterules.Resource{{Name: "rm",
-		Charge: siterules.Charge{PerHour: map[string]*apd.Decimal{"cpu": apd.New(1, 0)}, Decimals: 6}}}}
+		Rates: []siterules.Rate{{PerHour: map[string]*apd.Decimal{"cpu": apd.New(1, 0)}, Decimals: 6}}}}}
 	check(rules.Check())
 
 	queue, err := sqlite.OpenOutbox(ctx, filepath.Join(t.TempDir(), "outbox.db"), clock)

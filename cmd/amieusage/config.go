@@ -268,29 +268,27 @@ func parseSite(name string, data []byte) (*siteConfig, error) {
 
 func (r *resourceFile) rule(file string) (siterules.Resource, error) {
 	rule := siterules.Resource{
-		Name:       r.Resource.text,
-		Clusters:   texts(r.Clusters),
-		Partitions: texts(r.Partitions),
-		QOS:        texts(r.QOS),
-		Charge: siterules.Charge{
+		Name:  r.Resource.text,
+		Match: siterules.Match{Clusters: texts(r.Clusters), Partitions: texts(r.Partitions), QOS: texts(r.QOS)},
+		Rates: []siterules.Rate{{
 			PerHour:  map[string]*apd.Decimal{},
 			Combine:  siterules.Combine(r.Charge.Combine.text),
 			Decimals: siterules.MaxDecimals,
-		},
+		}},
 	}
 	for tres, rate := range r.Charge.PerHour {
 		d, _, err := apd.NewFromString(rate.text)
 		if err != nil {
 			return rule, rate.near(r.Resource).problem(file, "the rate of %s is not a decimal number: %q", tres, rate.text)
 		}
-		rule.Charge.PerHour[tres] = d
+		rule.Rates[0].PerHour[tres] = d
 	}
 	if d := r.Charge.Decimals; d != nil {
 		n, err := strconv.Atoi(d.text)
 		if err != nil {
 			return rule, d.problem(file, "decimals must be a whole number from 0 to %d", siterules.MaxDecimals)
 		}
-		rule.Charge.Decimals = n
+		rule.Rates[0].Decimals = n
 	}
 	if err := (&siterules.Rules{Resources: []siterules.Resource{rule}}).Check(); err != nil {
 		return rule, r.Resource.problem(file, "%w", err)

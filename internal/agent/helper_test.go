@@ -217,13 +217,13 @@ func (s *service) site(t testing.TB, options ...usageclient.Option) *site {
 
 // rules charge an hour of a core, or of a GPU, as one unit.
 func rules(t testing.TB) *siterules.Rules {
-	rate := func(tres string) siterules.Charge {
-		return siterules.Charge{PerHour: map[string]*apd.Decimal{tres: apd.New(1, 0)}, Decimals: 6}
+	rate := func(tres string) []siterules.Rate {
+		return []siterules.Rate{{PerHour: map[string]*apd.Decimal{tres: apd.New(1, 0)}, Decimals: 6}}
 	}
 	r := &siterules.Rules{
 		Resources: []siterules.Resource{
-			{Name: gpu, Partitions: []string{"GPU*"}, Charge: rate("gres/gpu")},
-			{Name: rm, Partitions: []string{"RM*"}, Charge: rate("cpu")},
+			{Name: gpu, Match: siterules.Match{Partitions: []string{"GPU*"}}, Rates: rate("gres/gpu")},
+			{Name: rm, Match: siterules.Match{Partitions: []string{"RM*"}}, Rates: rate("cpu")},
 		},
 	}
 	if err := r.Check(); err != nil {

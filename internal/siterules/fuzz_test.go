@@ -30,10 +30,10 @@ func slowGlob(pattern string) *regexp.Regexp {
 	for len(rest) > 0 {
 		switch rest[0] {
 		case '*':
-			out.WriteString(`[^/]*`)
+			out.WriteString(`.*`)
 			rest = rest[1:]
 		case '?':
-			out.WriteString(`[^/]`)
+			out.WriteString(`.`)
 			rest = rest[1:]
 		case '[':
 			rest = rest[1:]
@@ -113,14 +113,14 @@ func FuzzPattern(f *testing.F) {
 			rules, job := siteRules(t), ranJob()
 			rules.Resources = rules.Resources[3:]
 			resource := &rules.Resources[0]
-			resource.Partitions = nil
+			resource.Match.Partitions = nil
 			switch what {
 			case "partition":
-				resource.Partitions, job.Partition = []string{pattern}, name
+				resource.Match.Partitions, job.Partition = []string{pattern}, name
 			case "cluster":
-				resource.Clusters, job.Cluster = []string{pattern}, name
+				resource.Match.Clusters, job.Cluster = []string{pattern}, name
 			case "qos":
-				resource.QOS, job.QOS = []string{pattern}, name
+				resource.Match.QOS, job.QOS = []string{pattern}, name
 			case "account":
 				rules.Projects.Include, job.Account = []string{pattern}, name
 			}

@@ -32,11 +32,11 @@ func siteRules(t testing.TB) *siterules.Rules {
 	t.Helper()
 	rules := &siterules.Rules{
 		Resources: []siterules.Resource{
-			{Name: ocean, Clusters: []string{"ocean*"}, Charge: siterules.Charge{PerHour: rates(t, "node", "1"), Decimals: 6}},
-			{Name: gpu, Partitions: []string{"GPU*", "gpu*"}, Charge: siterules.Charge{PerHour: rates(t, "gres/gpu", "1"), Decimals: 6}},
-			{Name: large, QOS: []string{"em", "em-*"}, Charge: siterules.Charge{PerHour: rates(t, "mem", "0.01"), Decimals: 6}},
-			{Name: rm, Partitions: []string{"RM*", "cpu", "debug"}, Charge: siterules.Charge{
-				PerHour: rates(t, "cpu", "1", "mem", "0.25", "gres/gpu", "16.5"), Combine: siterules.CombineMax, Decimals: 6}},
+			{Name: ocean, Match: siterules.Match{Clusters: []string{"ocean*"}}, Rates: []siterules.Rate{{PerHour: rates(t, "node", "1"), Decimals: 6}}},
+			{Name: gpu, Match: siterules.Match{Partitions: []string{"GPU*", "gpu*"}}, Rates: []siterules.Rate{{PerHour: rates(t, "gres/gpu", "1"), Decimals: 6}}},
+			{Name: large, Match: siterules.Match{QOS: []string{"em", "em-*"}}, Rates: []siterules.Rate{{PerHour: rates(t, "mem", "0.01"), Decimals: 6}}},
+			{Name: rm, Match: siterules.Match{Partitions: []string{"RM*", "cpu", "debug"}}, Rates: []siterules.Rate{{
+				PerHour: rates(t, "cpu", "1", "mem", "0.25", "gres/gpu", "16.5"), Combine: siterules.CombineMax, Decimals: 6}}},
 		},
 	}
 	if err := rules.Check(); err != nil {
@@ -55,5 +55,13 @@ func ranJob() *scheduler.Job {
 		State: "COMPLETED", Submit: submit, Start: submit.Add(time.Minute), End: submit.Add(time.Minute + time.Hour),
 		ElapsedSeconds: 3600, Nodes: 1, CPUs: 8,
 		TRES: []scheduler.TRES{{Name: "cpu", Count: 8}, {Name: "mem", Count: 4 << 30}, {Name: "node", Count: 1}},
+	}
+}
+
+// mustCheck checks rules that a test has changed.
+func mustCheck(t testing.TB, rules *siterules.Rules) {
+	t.Helper()
+	if err := rules.Check(); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -4,60 +4,57 @@
 package siterules
 
 import (
+	"errors"
 	"fmt"
-	"path"
-	"strconv"
-	"strings"
 	"unicode/utf8"
 
 	"github.com/amieusage/amieusage"
 	"github.com/amieusage/amieusage/internal/scheduler"
 )
 
-// Rules are a site's own rules.
+// Rules are a site's own rules. Who changes them checks them again.
 type Rules struct {
 	// Resources says which jobs ran on which resource; the first match wins.
 	Resources []Resource
-	Projects  Projects
-	Users     Users
+	// Exempt lists jobs that are never charged, whatever they ran on.
+	Exempt   []Match
+	Projects Projects
+	Users    Users
+	// RecordID makes the LocalRecordID of jobs.
+	RecordID Template
+	// Limits hold back what costs more than anybody expects.
+	Limits Limits
 	// ReportZeroElapsed reports jobs that ran for 0 s, with a charge of 0.
 	ReportZeroElapsed bool
 }
 
 // A Resource says which jobs ran on a resource, and what they cost there.
-// Patterns are those of [path.Match]; an empty list matches every job.
 type Resource struct {
-	Name       string
-	Clusters   []string
-	Partitions []string
-	QOS        []string
-	Charge     Charge
+	Name  string
+	Match Match
+	// Rates are in order of From. The last that has begun at the job's start, or
+	// at what ChargeBy names, charges the job.
+	Rates    []Rate
+	ChargeBy ChargeBy
+	// Line is where the resource stands in site.yaml; 0: nowhere.
+	Line int
 }
 
-// Projects says whose jobs are reported.
-type Projects struct {
-	// Include lists patterns of accounts; empty: all.
-	Include []string
-	// Case restores the letter case of project ids, which Slurm loses.
-	Case Case
-	// Map gives the project id of single accounts, which are included.
-	Map map[string]string
-}
+// A ChargeBy names the time of a job by which its rate is chosen.
+type ChargeBy string
 
-// Users gives the usernames, as in AMIE, of users whose local name differs.
-type Users struct {
-	Map map[string]string
-}
-
-// A Case says what becomes of the letter case of an account's name.
-type Case string
-
-// The letter cases.
+// The times by which a rate can be chosen.
 const (
-	CaseKeep  Case = "keep"
-	CaseUpper Case = "upper"
-	CaseLower Case = "lower"
+	ByStart  ChargeBy = "start"
+	ByEnd    ChargeBy = "end"
+	BySubmit ChargeBy = "submit"
 )
+
+// Limits are the charges beyond which a job or a run is held until somebody has
+// looked; absent: there is no limit.
+type Limits struct {
+	PerJob, PerRun amieusage.Charge
+}
 
 // A Skip is why a job is not reported. It is no mistake.
 type Skip string
@@ -67,6 +64,7 @@ const (
 	SkipUnfinished   Skip = "unfinished"
 	SkipNeverStarted Skip = "never started"
 	SkipZeroElapsed  Skip = "ran for 0 s"
+	SkipExempt       Skip = "exempt"
 	SkipNoResource   Skip = "no resource matches"
 	SkipAccount      Skip = "account not included"
 )
@@ -78,70 +76,187 @@ func (r *Rules) Check() error {
 		if resource.Name == "" {
 			return fmt.Errorf("resource %d has no name", i+1)
 		}
-		for _, patterns := range [][]string{resource.Clusters, resource.Partitions, resource.QOS} {
-			if err := checkPatterns(patterns); err != nil {
-				return fmt.Errorf("resource %s: %w", resource.Name, err)
-			}
-		}
-		if err := resource.Charge.check(); err != nil {
+		if err := resource.check(); err != nil {
 			return fmt.Errorf("resource %s: %w", resource.Name, err)
 		}
 	}
-	switch r.Projects.Case {
-	case "", CaseKeep, CaseUpper, CaseLower:
-	default:
-		return fmt.Errorf("projects: case %q is not one of keep, upper, lower", r.Projects.Case)
+	for i := range r.Exempt {
+		if err := r.Exempt[i].check(); err != nil {
+			return fmt.Errorf("exempt %d: %w", i+1, err)
+		}
+		if r.Exempt[i].IsEmpty() {
+			return fmt.Errorf("exempt %d names nothing, and would exempt every job", i+1)
+		}
 	}
-	if err := checkPatterns(r.Projects.Include); err != nil {
+	if err := r.Projects.check(); err != nil {
 		return fmt.Errorf("projects: %w", err)
 	}
 	return nil
 }
 
-func checkPatterns(patterns []string) error {
-	for _, p := range patterns {
-		if _, err := path.Match(p, ""); err != nil {
-			return fmt.Errorf("%q is not a pattern such as GPU* or p.*", p)
+func (r *Resource) check() error {
+	if err := r.Match.check(); err != nil {
+		return err
+	}
+	switch r.ChargeBy {
+	case "", ByStart, ByEnd, BySubmit:
+	default:
+		return fmt.Errorf("charge_by %q is not one of start, end, submit", string(r.ChargeBy))
+	}
+	if len(r.Rates) == 0 {
+		return errors.New("charge has no rate, as in charge: {per_hour: {cpu: 1}}")
+	}
+	for i := range r.Rates {
+		if err := r.Rates[i].check(); err != nil {
+			return err
+		}
+		if i > 0 && !r.Rates[i].From.After(r.Rates[i-1].From) {
+			return errors.New("the rates are not in order of their dates: each begins after the one before it")
 		}
 	}
 	return nil
 }
 
-// Convert turns a job into the record that reports it. A job that is not to be
-// reported gives the reason and no record. The error is a [*scheduler.RowError]
-// that names the job's place.
-func (r *Rules) Convert(job *scheduler.Job) (*amieusage.ComputeRecord, Skip, error) {
-	switch {
-	case !job.Finished():
-		return nil, SkipUnfinished, nil
-	case job.ElapsedSeconds == 0 && (job.Start.IsZero() || len(job.TRES) == 0):
-		return nil, SkipNeverStarted, nil
-	case job.ElapsedSeconds == 0 && !r.ReportZeroElapsed:
-		return nil, SkipZeroElapsed, nil
+// rateOf returns the rate that charges the job; nil: none has begun.
+func (r *Resource) rateOf(job *scheduler.Job) *Rate {
+	at := job.Start
+	switch r.ChargeBy {
+	case ByEnd:
+		at = job.End
+	case BySubmit:
+		at = job.Submit
 	}
-	project, ok := r.Projects.idOf(job.Account)
-	if !ok {
-		return nil, SkipAccount, nil
-	}
-	resource := r.resourceOf(job)
-	if resource == nil {
-		return nil, SkipNoResource, nil
-	}
-	if len(job.TRES) == 0 {
-		return nil, "", &scheduler.RowError{
-			Place: job.Place, JobID: job.DisplayID, Field: "AllocTRES",
-			Problem: "the job ran, and nothing says what was allocated to it", Remedy: "correct it in the accounting",
+	for i := len(r.Rates) - 1; i >= 0; i-- {
+		if !r.Rates[i].From.After(at) {
+			return &r.Rates[i]
 		}
 	}
+	return nil
+}
+
+// An Assessment is what the rules make of a job: a reason not to report it, a
+// problem, or what its record says.
+type Assessment struct {
+	// Skip is why the job is not reported; "" otherwise.
+	Skip Skip
+	// Problem is why it cannot be; nil otherwise.
+	Problem *scheduler.RowError
+	// Made is what its record says, where Skip and Problem are empty.
+	Made Made
+}
+
+// Made is what the rules have made of a job.
+type Made struct {
+	Resource string
+	Project  string
+	User     string
+	RecordID string
+	Charge   amieusage.Charge
+	// Rate is what charged the job, and Rule the resource that it is of; nil
+	// where they are not today's.
+	Rate *Rate
+	Rule *Resource
+	// Untracked says that the accounting gives none of the TRES that the rate is
+	// for.
+	Untracked bool
+}
+
+// A TRESError says that a source cannot give what a rate is for. No job of the
+// source can be charged.
+type TRESError struct {
+	TRES     string
+	Resource string
+	Place    scheduler.Place
+}
+
+// Error names the TRES and the remedy.
+func (e *TRESError) Error() string {
+	return fmt.Sprintf("%s: there is no column AllocTRES, and %s is charged by %s: export it again with AllocTRES", e.Place, e.Resource, e.TRES)
+}
+
+// Assess applies the rules to a job. The error is a [*TRESError]: none of the
+// source's jobs can be charged.
+func (r *Rules) Assess(job *scheduler.Job) (Assessment, error) {
+	switch {
+	case !job.Finished():
+		return Assessment{Skip: SkipUnfinished}, nil
+	case job.ElapsedSeconds == 0 && (job.Start.IsZero() || len(job.TRES) == 0):
+		return Assessment{Skip: SkipNeverStarted}, nil
+	case job.ElapsedSeconds == 0 && !r.ReportZeroElapsed:
+		return Assessment{Skip: SkipZeroElapsed}, nil
+	}
+	for i := range r.Exempt {
+		if r.Exempt[i].fits(job) {
+			return Assessment{Skip: SkipExempt}, nil
+		}
+	}
+	project, ok, _ := r.Projects.idOf(r.Projects.accountOf(job))
+	if !ok {
+		return Assessment{Skip: SkipAccount}, nil
+	}
+	resource := r.ResourceOf(job)
+	if resource == nil {
+		return Assessment{Skip: SkipNoResource}, nil
+	}
+	problem := func(field, what, remedy string, err error) (Assessment, error) {
+		return Assessment{Problem: &scheduler.RowError{
+			Place: job.Place, JobID: job.DisplayID, Field: field, Problem: what, Remedy: remedy, Err: err,
+		}}, nil
+	}
+	rate := resource.rateOf(job)
+	if rate == nil {
+		return problem("", "no rate of "+resource.Name+" has begun by then",
+			"state what it costs from an earlier date, under charge of "+resource.Name+" in site.yaml", nil)
+	}
+	if job.Lacks.Has(scheduler.FactTRES) {
+		if tres := rate.NeedsTRES(); tres != "" {
+			return Assessment{}, &TRESError{TRES: tres, Resource: resource.Name, Place: scheduler.Place{File: job.Place.File}}
+		}
+	}
+	if len(job.TRES) == 0 {
+		return problem("AllocTRES", "the job ran, and nothing says what was allocated to it", "correct it in the accounting", nil)
+	}
+	user, _ := r.Users.nameOf(job, project)
+	if user == "" {
+		remedy := "name the user in the accounting"
+		if job.UID != "" {
+			remedy = "state whose it is in site.yaml: users: {by_uid: {" + job.UID + ": NAME}}"
+		}
+		return problem("User", "the job's user is not known any more"+uidText(job), remedy, nil)
+	}
+	id, err := r.RecordID.of(job)
+	if err != nil {
+		return problem("", err.Error(), "export it again with that column", nil)
+	}
+	_, untracked := rate.Untracked(job)
+	made := Made{
+		Resource: resource.Name, Project: project, User: user, RecordID: id, Charge: rate.Charge(job),
+		Rate: rate, Rule: resource, Untracked: untracked,
+	}
+	if err := Record(job, &made).Validate(); err != nil {
+		return problem("", "the record of the job is not valid", "", err)
+	}
+	return Assessment{Made: made}, nil
+}
+
+func uidText(job *scheduler.Job) string {
+	if job.UID == "" {
+		return ""
+	}
+	return ", only its number " + job.UID
+}
+
+// Record returns the record that reports a job.
+func Record(job *scheduler.Job, made *Made) *amieusage.ComputeRecord {
 	record := &amieusage.ComputeRecord{
-		Username:       r.Users.nameOf(job.User),
-		LocalProjectID: project,
-		LocalRecordID:  recordID(job),
-		Resource:       resource.Name,
+		Username:       made.User,
+		LocalProjectID: made.Project,
+		LocalRecordID:  made.RecordID,
+		Resource:       made.Resource,
 		SubmitTime:     job.Submit,
 		StartTime:      job.Start,
 		EndTime:        job.End,
-		Charge:         resource.Charge.of(job),
+		Charge:         made.Charge,
 		NodeCount:      amieusage.CountOf(job.Nodes),
 		CpuCoreCount:   amieusage.CountOf(job.CPUs),
 		JobName:        clip(job.Name, 4096),
@@ -152,22 +267,23 @@ func (r *Rules) Convert(job *scheduler.Job) (*amieusage.ComputeRecord, Skip, err
 	if job.DisplayID != job.ID {
 		record.LocalReference = job.DisplayID
 	}
-	if err := record.Validate(); err != nil {
-		return nil, "", &scheduler.RowError{
-			Place: job.Place, JobID: job.DisplayID, Problem: "the record of the job is not valid", Err: err,
-		}
-	}
-	return record, "", nil
+	return record
 }
 
-// recordID returns the LocalRecordID of an allocation. A job that was resized
-// leaves a row for each size, all with one id and one submit time: each but
-// the last needs an id of its own, or they would overwrite one another.
-func recordID(job *scheduler.Job) string {
-	if job.State == "RESIZING" {
-		return job.ID + "-resized-" + strconv.FormatInt(job.Start.Unix(), 10)
+// Convert turns a job into the record that reports it. A job that is not to be
+// reported gives the reason and no record. The error is a [*scheduler.RowError]
+// that names the job's place, or a [*TRESError].
+func (r *Rules) Convert(job *scheduler.Job) (*amieusage.ComputeRecord, Skip, error) {
+	a, err := r.Assess(job)
+	switch {
+	case err != nil:
+		return nil, "", err
+	case a.Skip != "":
+		return nil, a.Skip, nil
+	case a.Problem != nil:
+		return nil, "", a.Problem
 	}
-	return job.ID
+	return Record(job, &a.Made), "", nil
 }
 
 // clip cuts text to at most n bytes, between characters.
@@ -181,45 +297,22 @@ func clip(s string, n int) string {
 	return s[:n]
 }
 
-func (r *Rules) resourceOf(job *scheduler.Job) *Resource {
+// ResourceOf returns the resource that the job ran on; nil: no rule is for it.
+func (r *Rules) ResourceOf(job *scheduler.Job) *Resource {
 	for i := range r.Resources {
-		resource := &r.Resources[i]
-		if matches(resource.Clusters, job.Cluster) && matches(resource.Partitions, job.Partition) && matches(resource.QOS, job.QOS) {
-			return resource
+		if r.Resources[i].Match.fits(job) {
+			return &r.Resources[i]
 		}
 	}
 	return nil
 }
 
-func matches(patterns []string, s string) bool {
-	for _, p := range patterns {
-		if ok, _ := path.Match(p, s); ok {
-			return true
-		}
+// NamesOf returns the project and user of a job, and the rules by which, for
+// people; ok is false where the account is not included.
+func (r *Rules) NamesOf(job *scheduler.Job) (project, projectBy, user, userBy string, ok bool) {
+	if project, ok, projectBy = r.Projects.idOf(r.Projects.accountOf(job)); !ok {
+		return "", "", "", "", false
 	}
-	return len(patterns) == 0
-}
-
-// idOf returns the project id of an account, and whether it is reported.
-func (p *Projects) idOf(account string) (string, bool) {
-	if id, ok := p.Map[account]; ok {
-		return id, true
-	}
-	if account == "" || !matches(p.Include, account) {
-		return "", false
-	}
-	switch p.Case {
-	case CaseUpper:
-		return strings.ToUpper(account), true
-	case CaseLower:
-		return strings.ToLower(account), true
-	}
-	return account, true
-}
-
-func (u *Users) nameOf(user string) string {
-	if name, ok := u.Map[user]; ok {
-		return name
-	}
-	return user
+	user, userBy = r.Users.nameOf(job, project)
+	return project, projectBy, user, userBy, true
 }

@@ -50,7 +50,7 @@ func TestResourceOfAJob(t *testing.T) {
 func TestAllPatternsOfAResourceMustMatch(t *testing.T) {
 	rules := siteRules(t)
 	rules.Resources = rules.Resources[3:]
-	rules.Resources[0].Clusters, rules.Resources[0].QOS = []string{"test?"}, []string{"n*", "high"}
+	rules.Resources[0].Match.Clusters, rules.Resources[0].Match.QOS = []string{"test?"}, []string{"n*", "high"}
 	for _, tt := range []struct {
 		cluster, partition, qos string
 		matches                 bool
@@ -225,7 +225,7 @@ func TestBadJobs(t *testing.T) {
 		change func(*scheduler.Job)
 		want   string // part of the error
 	}{
-		{"no user", func(j *scheduler.Job) { j.User = "" }, "Username"},
+		{"no user", func(j *scheduler.Job) { j.User = "" }, "User: the job's user is not known"},
 		{"no start", func(j *scheduler.Job) { j.Start = time.Time{} }, "StartTime"},
 		{"no submit", func(j *scheduler.Job) { j.Submit = time.Time{} }, "SubmitTime"},
 		{"ended before it started", func(j *scheduler.Job) { j.End = j.Start.Add(-time.Second) }, "EndTime"},
@@ -284,22 +284,22 @@ func TestCheckRules(t *testing.T) {
 		want   string
 	}{
 		{"no name", func(r *siterules.Rules) { r.Resources[1].Name = "" }, "resource 2 has no name"},
-		{"partitions", func(r *siterules.Rules) { r.Resources[0].Partitions = []string{"RM", "[a"} }, `"[a" is not a pattern`},
-		{"clusters", func(r *siterules.Rules) { r.Resources[0].Clusters = []string{"a["} }, "is not a pattern"},
-		{"qos", func(r *siterules.Rules) { r.Resources[0].QOS = []string{"x[]"} }, "is not a pattern"},
+		{"partitions", func(r *siterules.Rules) { r.Resources[0].Match.Partitions = []string{"RM", "[a"} }, `"[a" is not a pattern`},
+		{"clusters", func(r *siterules.Rules) { r.Resources[0].Match.Clusters = []string{"a["} }, "is not a pattern"},
+		{"qos", func(r *siterules.Rules) { r.Resources[0].Match.QOS = []string{"x[]"} }, "is not a pattern"},
 		{"include", func(r *siterules.Rules) { r.Projects.Include = []string{`a\`} }, "projects: "},
 		{"case", func(r *siterules.Rules) { r.Projects.Case = "Upper" }, "keep, upper, lower"},
-		{"combine", func(r *siterules.Rules) { r.Resources[0].Charge.Combine = "min" }, "sum, max"},
-		{"no rates", func(r *siterules.Rules) { r.Resources[0].Charge.PerHour = nil }, "per_hour"},
-		{"nil rate", func(r *siterules.Rules) { r.Resources[0].Charge.PerHour["cpu"] = nil }, "rate of cpu"},
-		{"negative rate", func(r *siterules.Rules) { r.Resources[0].Charge.PerHour = rates(t, "cpu", "-1") }, "rate of cpu"},
-		{"NaN", func(r *siterules.Rules) { r.Resources[0].Charge.PerHour = rates(t, "cpu", "NaN") }, "rate of cpu"},
-		{"infinite", func(r *siterules.Rules) { r.Resources[0].Charge.PerHour = rates(t, "cpu", "Infinity") }, "rate of cpu"},
-		{"too many digits", func(r *siterules.Rules) { r.Resources[0].Charge.PerHour = rates(t, "cpu", "1.234567890123456789") }, "18 digits"},
-		{"too small", func(r *siterules.Rules) { r.Resources[0].Charge.PerHour = rates(t, "cpu", "1e-19") }, "rate of cpu"},
-		{"too large", func(r *siterules.Rules) { r.Resources[0].Charge.PerHour = rates(t, "cpu", "1e19") }, "rate of cpu"},
-		{"decimals", func(r *siterules.Rules) { r.Resources[0].Charge.Decimals = 7 }, "from 0 to 6"},
-		{"negative decimals", func(r *siterules.Rules) { r.Resources[0].Charge.Decimals = -1 }, "from 0 to 6"},
+		{"combine", func(r *siterules.Rules) { r.Resources[0].Rates[0].Combine = "min" }, "sum, max"},
+		{"no rates", func(r *siterules.Rules) { r.Resources[0].Rates[0].PerHour = nil }, "per_hour"},
+		{"nil rate", func(r *siterules.Rules) { r.Resources[0].Rates[0].PerHour["cpu"] = nil }, "rate of cpu"},
+		{"negative rate", func(r *siterules.Rules) { r.Resources[0].Rates[0].PerHour = rates(t, "cpu", "-1") }, "rate of cpu"},
+		{"NaN", func(r *siterules.Rules) { r.Resources[0].Rates[0].PerHour = rates(t, "cpu", "NaN") }, "rate of cpu"},
+		{"infinite", func(r *siterules.Rules) { r.Resources[0].Rates[0].PerHour = rates(t, "cpu", "Infinity") }, "rate of cpu"},
+		{"too many digits", func(r *siterules.Rules) { r.Resources[0].Rates[0].PerHour = rates(t, "cpu", "1.234567890123456789") }, "18 digits"},
+		{"too small", func(r *siterules.Rules) { r.Resources[0].Rates[0].PerHour = rates(t, "cpu", "1e-19") }, "rate of cpu"},
+		{"too large", func(r *siterules.Rules) { r.Resources[0].Rates[0].PerHour = rates(t, "cpu", "1e19") }, "rate of cpu"},
+		{"decimals", func(r *siterules.Rules) { r.Resources[0].Rates[0].Decimals = 7 }, "from 0 to 6"},
+		{"negative decimals", func(r *siterules.Rules) { r.Resources[0].Rates[0].Decimals = -1 }, "from 0 to 6"},
 	}
 	for _, tt := range tests {
 		rules := siteRules(t)
@@ -309,7 +309,7 @@ func TestCheckRules(t *testing.T) {
 		}
 	}
 	rules := siteRules(t)
-	rules.Resources[0].Charge = siterules.Charge{PerHour: rates(t, "cpu", "0", "mem", "1e-18", "node", "123456789012345678"),
+	rules.Resources[0].Rates[0] = siterules.Rate{PerHour: rates(t, "cpu", "0", "mem", "1e-18", "node", "123456789012345678"),
 		Combine: siterules.CombineSum}
 	rules.Projects.Case = siterules.CaseKeep
 	if err := rules.Check(); err != nil {

@@ -29,8 +29,8 @@ func fixtureRules(t testing.TB) *siterules.Rules {
 	t.Helper()
 	rules := &siterules.Rules{
 		Resources: []siterules.Resource{
-			{Name: gpu, Partitions: []string{"gpu*"}, Charge: siterules.Charge{PerHour: rates(t, "gres/gpu", "16"), Decimals: 6}},
-			{Name: rm, Partitions: []string{"*"}, Charge: siterules.Charge{PerHour: rates(t, "cpu", "1"), Decimals: 6}},
+			{Name: gpu, Match: siterules.Match{Partitions: []string{"gpu*"}}, Rates: []siterules.Rate{{PerHour: rates(t, "gres/gpu", "16"), Decimals: 6}}},
+			{Name: rm, Match: siterules.Match{Partitions: []string{"*"}}, Rates: []siterules.Rate{{PerHour: rates(t, "cpu", "1"), Decimals: 6}}},
 		},
 		Projects: siterules.Projects{Map: map[string]string{"tg-phy090012": "TG-PHY090012"}},
 	}
@@ -258,7 +258,8 @@ func TestTrapExclusiveJobIsChargedForWhatItHeld(t *testing.T) {
 	if cores, _ := r.CpuCoreCount.Get(); cores != 32 || r.Charge.String() != "0.026667" { // 32 CPUs for 3 s
 		t.Errorf("%d cores, charge %s", cores, r.Charge)
 	}
-	rules.Resources[1].Charge.PerHour = rates(t, "gres/gpu", "16")
+	rules.Resources[1].Rates[0].PerHour = rates(t, "gres/gpu", "16")
+	mustCheck(t, rules)
 	if got := convertFixture(t, "sacct-epoch.psv", rules).one(t, "106").Charge.String(); got != "0.053333" { // 4 GPUs for 3 s
 		t.Errorf("charge of its GPUs %s", got)
 	}
@@ -266,7 +267,8 @@ func TestTrapExclusiveJobIsChargedForWhatItHeld(t *testing.T) {
 
 func TestTrapMemoryHasUnits(t *testing.T) {
 	rules := fixtureRules(t)
-	rules.Resources[1].Charge.PerHour = rates(t, "mem", "3600")
+	rules.Resources[1].Rates[0].PerHour = rates(t, "mem", "3600")
+	mustCheck(t, rules)
 	c := convertFixture(t, "sacct-epoch.psv", rules)
 	for id, want := range map[string]string{"1": "5.46875", "103": "8", "106": "9.375"} { // 800M for 7 s, 2G for 4 s, 3200M for 3 s
 		if got := c.one(t, id).Charge.String(); got != want {

@@ -52,7 +52,7 @@ func TestCharge(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.what, func(t *testing.T) {
 			rules := siteRules(t)
-			rules.Resources[3].Charge = siterules.Charge{PerHour: rates(t, tt.rates...), Combine: tt.combine, Decimals: tt.decimals}
+			rules.Resources[3].Rates[0] = siterules.Rate{PerHour: rates(t, tt.rates...), Combine: tt.combine, Decimals: tt.decimals}
 			if err := rules.Check(); err != nil {
 				t.Fatal(err)
 			}
@@ -71,7 +71,7 @@ func TestChargeIsExact(t *testing.T) {
 	bounds := new(big.Rat).SetInt64(9_000_000_000_000)
 	compared := 0
 	rapid.Check(t, func(rt *rapid.T) {
-		charge := siterules.Charge{PerHour: nil, Decimals: rapid.IntRange(0, 6).Draw(rt, "decimals"),
+		charge := siterules.Rate{PerHour: nil, Decimals: rapid.IntRange(0, 6).Draw(rt, "decimals"),
 			Combine: rapid.SampledFrom([]siterules.Combine{"", siterules.CombineSum, siterules.CombineMax}).Draw(rt, "combine")}
 		job := ranJob()
 		job.TRES = nil
@@ -103,7 +103,7 @@ func TestChargeIsExact(t *testing.T) {
 			sum = largest
 		}
 		charge.PerHour = rates(t, pairs...)
-		rules := &siterules.Rules{Resources: []siterules.Resource{{Name: rm, Charge: charge}}}
+		rules := &siterules.Rules{Resources: []siterules.Resource{{Name: rm, Rates: []siterules.Rate{charge}}}}
 		if err := rules.Check(); err != nil {
 			rt.Fatal(err)
 		}
@@ -146,10 +146,10 @@ func roundHalfEven(r *big.Rat, decimals int) *big.Rat {
 func TestNamesOfTRES(t *testing.T) {
 	for name, want := range map[string]bool{
 		"cpu": true, "mem": true, "node": true, "billing": true, "gres/gpu": true, "gres/gpu:a100": true, "license/matlab": true,
-		"cpus": false, "gpu": false, "gres/": false, "gres": false, "CPU": false, "": false,
+		"cpus": false, "gpu": false, "gres/": false, "gres": false, "CPU": true, "Gres/GPU:H100": true, "": false,
 	} {
 		rules := siterules.Rules{Resources: []siterules.Resource{
-			{Name: "r", Charge: siterules.Charge{PerHour: map[string]*apd.Decimal{name: apd.New(1, 0)}}},
+			{Name: "r", Rates: []siterules.Rate{{PerHour: map[string]*apd.Decimal{name: apd.New(1, 0)}}}},
 		}}
 		if err := rules.Check(); (err == nil) != want {
 			t.Errorf("per_hour: {%q: 1}: %v", name, err)
