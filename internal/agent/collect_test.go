@@ -120,7 +120,7 @@ func TestBadRowsStopOnlyThemselves(t *testing.T) {
 	s.wantCounts(t, counts{Read: 3, Bad: 2, New: 2})
 	want := []agent.Problem{
 		{Kind: "bad", Place: "sacct:9", Reason: "sacct:9: job 2: End: is no time"},
-		{Kind: "bad", Place: "sacct:4", Reason: "sacct:4: job 3: the record of the job is not valid: Username is required"},
+		{Kind: "bad", Place: "sacct:4", Reason: "sacct:4: job 3: User: the job's user is not known any more; name the user in the accounting"},
 	}
 	if diff := cmp.Diff(want, s.agent.Summary.Problems); diff != "" {
 		t.Errorf("problems (-want +got):\n%s", diff)
