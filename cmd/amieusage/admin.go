@@ -9,8 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/amieusage/amieusage"
 	"github.com/amieusage/amieusage/internal/ledger"
+	"github.com/amieusage/amieusage/internal/siteconfig"
 )
 
 func (p *program) adminCommand() *cobra.Command {
@@ -58,7 +58,7 @@ Dates are in UTC, and both days are part of the allocation.`,
 		if err != nil {
 			return &statusError{exitUsage, err}
 		}
-		spec, err := parseRegistry(args[0], data)
+		spec, err := siteconfig.ParseRegistry(args[0], data)
 		if err != nil {
 			return &statusError{exitUsage, err}
 		}
@@ -90,7 +90,7 @@ func (p *program) adminSiteCommand() *cobra.Command {
 		Example: `  amieusage admin site add PSC --db ledger.db`,
 		Args:    cobra.ExactArgs(1),
 	}, true, func(ctx context.Context, store ledgerStore, args []string) error {
-		if err := checkSiteName(args[0]); err != nil {
+		if err := siteconfig.CheckSiteName(args[0]); err != nil {
 			return &statusError{exitUsage, err}
 		}
 		changes, err := store.Import(ctx, &ledger.RegistrySpec{Sites: []ledger.SiteSpec{{Name: args[0]}}})
@@ -201,17 +201,4 @@ type keyView struct {
 	Label     string    `json:"label"`
 	CreatedAt time.Time `json:"created_at"`
 	RevokedAt time.Time `json:"revoked_at,omitzero"`
-}
-
-func checkSiteName(name string) error {
-	for _, r := range name {
-		if r <= ' ' || r >= 0x7f {
-			return &amieusage.Error{Code: amieusage.CodeInvalid,
-				Message: "a site's name travels in a header: it must be printable ASCII without spaces"}
-		}
-	}
-	if name == "" || len(name) > 255 {
-		return &amieusage.Error{Code: amieusage.CodeInvalid, Message: "a site's name has from 1 to 255 characters"}
-	}
-	return nil
 }

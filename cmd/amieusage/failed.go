@@ -12,6 +12,7 @@ import (
 	"github.com/amieusage/amieusage"
 	"github.com/amieusage/amieusage/internal/agent"
 	"github.com/amieusage/amieusage/internal/outbox"
+	"github.com/amieusage/amieusage/internal/siteconfig"
 	"github.com/amieusage/amieusage/usageclient"
 )
 
@@ -145,7 +146,7 @@ ended.`,
 			ctx := cmd.Context()
 			return s.run(ctx, needService|needLock, func(a *agent.Agent) error {
 				if !cmd.Flags().Changed("wait") {
-					wait = s.config.confirmWait
+					wait = s.config.ConfirmWait
 				}
 				err := s.retryFailed(ctx, ids)
 				if err == nil {
@@ -160,7 +161,7 @@ ended.`,
 	}
 	s.add(cmd)
 	cmd.Flags().BoolVar(&all, "all", false, "all failed records")
-	cmd.Flags().DurationVar(&wait, "wait", defaultConfirmWait, "how long to wait for the service to load what was sent (confirm_wait in site.yaml)")
+	cmd.Flags().DurationVar(&wait, "wait", siteconfig.DefaultConfirmWait, "how long to wait for the service to load what was sent (confirm_wait in site.yaml)")
 	return cmd
 }
 

@@ -22,6 +22,7 @@ import (
 	"github.com/amieusage/amieusage/internal/httpapi"
 	"github.com/amieusage/amieusage/internal/nettest"
 	"github.com/amieusage/amieusage/internal/outbox"
+	"github.com/amieusage/amieusage/internal/siteconfig"
 	"github.com/amieusage/amieusage/internal/sqlite"
 )
 
@@ -131,7 +132,7 @@ func (n *networkSide) report(t *testing.T, address, file, timeout, retryFor stri
 // entries returns the outbox by job.
 func (n *networkSide) entries(t *testing.T) map[int]outbox.Entry {
 	t.Helper()
-	queue := must[*sqlite.Outbox](t)(sqlite.OpenOutbox(t.Context(), filepath.Join(n.folder, defaultState), time.Now))
+	queue := must[*sqlite.Outbox](t)(sqlite.OpenOutbox(t.Context(), filepath.Join(n.folder, siteconfig.DefaultState), time.Now))
 	defer queue.Close()
 	entries := map[int]outbox.Entry{}
 	for e, err := range outbox.All(t.Context(), queue, outbox.Filter{}) {

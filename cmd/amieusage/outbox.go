@@ -122,8 +122,8 @@ func (s *siteCommand) look(ctx context.Context, work func(ctx context.Context) e
 	if err != nil {
 		return err
 	}
-	if !config.hasState() {
-		return usageError("there is no outbox %s yet: nothing was collected", config.state)
+	if !config.HasState() {
+		return usageError("there is no outbox %s yet: nothing was collected", config.State)
 	}
 	return s.run(ctx, 0, func(*agent.Agent) error { return work(ctx) })
 }

@@ -26,7 +26,7 @@ func (q *queryCommand) ask(ctx context.Context, work func(ctx context.Context, c
 		return err
 	}
 	q.config = config
-	client, err := config.client(q.log())
+	client, err := clientOf(config, q.log())
 	if err != nil {
 		return err
 	}

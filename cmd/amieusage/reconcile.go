@@ -76,8 +76,8 @@ reached.`,
 			if err != nil {
 				return err
 			}
-			if !config.hasState() {
-				return usageError("there is no outbox %s yet: nothing was collected", config.state)
+			if !config.HasState() {
+				return usageError("there is no outbox %s yet: nothing was collected", config.State)
 			}
 			err = r.run(cmd.Context(), needRules|needService, func(a *agent.Agent) error { return r.reconcile(cmd.Context(), a) })
 			if err != nil && !errors.Is(err, errTold) && exitStatus(err) == exitRefused {
@@ -139,10 +139,10 @@ func (r *reconcileCommand) reconcile(ctx context.Context, a *agent.Agent) (err e
 			return &statusError{exitUsage, err}
 		}
 		defer in.Close()
-		sources = append(sources, slurm.NewReader(in, name, slurm.Options{Zone: r.config.zone, Delimiter: r.delimiter}))
+		sources = append(sources, slurm.NewReader(in, name, slurm.Options{Zone: r.config.Slurm.Zone, Delimiter: r.delimiter}))
 	}
 	if len(r.files) == 0 {
-		if err := r.config.checkSacct(); err != nil {
+		if err := checkSacct(r.config); err != nil {
 			return err
 		}
 		// What only the service has may have ended since the period.
@@ -150,7 +150,7 @@ func (r *reconcileCommand) reconcile(ctx context.Context, a *agent.Agent) (err e
 		if now := r.clock(); now.After(until) {
 			until = now
 		}
-		sacct := &slurm.Sacct{Path: r.config.sacct, Logger: a.Log, Clock: r.clock}
+		sacct := &slurm.Sacct{Path: r.config.Slurm.Sacct, Timeout: r.config.Slurm.Timeout, Clusters: r.config.Slurm.Clusters, Logger: a.Log, Clock: r.clock}
 		sources = append(sources, scheduler.SourceFunc(func(ctx context.Context) iter.Seq2[*scheduler.Job, error] {
 			return sacct.Ended(ctx, r.period.Since, until)
 		}))

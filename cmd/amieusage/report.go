@@ -15,6 +15,7 @@ import (
 	"github.com/amieusage/amieusage/internal/agent"
 	"github.com/amieusage/amieusage/internal/outbox"
 	"github.com/amieusage/amieusage/internal/scheduler"
+	"github.com/amieusage/amieusage/internal/siteconfig"
 	"github.com/amieusage/amieusage/internal/slurm"
 )
 
@@ -99,7 +100,7 @@ configuration, 3 the service was not reached (all is kept for the next run).`,
 			}
 			return s.run(ctx, needRules|needService|needLock, func(a *agent.Agent) error {
 				if !cmd.Flags().Changed("wait") {
-					wait = s.config.confirmWait
+					wait = s.config.ConfirmWait
 				}
 				// What cannot be read does not keep what is pending from the
 				// service.
@@ -119,7 +120,7 @@ configuration, 3 the service was not reached (all is kept for the next run).`,
 	}
 	s.add(cmd)
 	f.add(cmd)
-	cmd.Flags().DurationVar(&wait, "wait", defaultConfirmWait, "how long to wait for the service to load what was sent (confirm_wait in site.yaml)")
+	cmd.Flags().DurationVar(&wait, "wait", siteconfig.DefaultConfirmWait, "how long to wait for the service to load what was sent (confirm_wait in site.yaml)")
 	return cmd
 }
 
@@ -158,14 +159,14 @@ func (s *siteCommand) dryRun(ctx context.Context, f *collectFlags) error {
 	if err != nil {
 		return err
 	}
-	if !config.hasState() {
+	if !config.HasState() {
 		// The outbox would be made: one in a folder of its own does as well.
 		folder, err := os.MkdirTemp("", "amieusage-dry-run-")
 		if err != nil {
 			return err
 		}
 		defer os.RemoveAll(folder)
-		s.flags.state = folder + "/" + defaultState
+		s.flags.state = folder + "/" + siteconfig.DefaultState
 	}
 	return s.run(ctx, needRules, func(a *agent.Agent) error {
 		show := func(r amieusage.Record, note string) {
@@ -211,7 +212,7 @@ func (s *siteCommand) collect(ctx context.Context, f *collectFlags) error {
 	if len(f.files) == 0 {
 		return s.collectSacct(ctx, f)
 	}
-	options := slurm.Options{Zone: s.config.zone, Delimiter: f.delimiter}
+	options := slurm.Options{Zone: s.config.Slurm.Zone, Delimiter: f.delimiter}
 	var failures []error
 	for _, name := range f.files {
 		in, err := s.open(name)
@@ -231,7 +232,7 @@ func (s *siteCommand) collect(ctx context.Context, f *collectFlags) error {
 
 // collectSacct runs sacct over a window that reaches back behind the last run.
 func (s *siteCommand) collectSacct(ctx context.Context, f *collectFlags) error {
-	if err := s.config.checkSacct(); err != nil {
+	if err := checkSacct(s.config); err != nil {
 		return err
 	}
 	now := s.clock()
@@ -243,7 +244,7 @@ func (s *siteCommand) collectSacct(ctx context.Context, f *collectFlags) error {
 	if !cursor.At.IsZero() && cursor.At.Before(now) {
 		from = cursor.At
 	}
-	from = from.Add(-s.config.lookback)
+	from = from.Add(-s.config.Slurm.Lookback)
 	if !f.from.IsZero() {
 		from = f.from
 	}
@@ -251,7 +252,7 @@ func (s *siteCommand) collectSacct(ctx context.Context, f *collectFlags) error {
 	if !cursor.At.IsZero() && from.After(cursor.At) {
 		moved = nil // what ended between the cursor and the window is still to be collected
 	}
-	sacct := &slurm.Sacct{Path: s.config.sacct, Logger: s.agent.Log, Clock: s.clock}
+	sacct := &slurm.Sacct{Path: s.config.Slurm.Sacct, Timeout: s.config.Slurm.Timeout, Clusters: s.config.Slurm.Clusters, Logger: s.agent.Log, Clock: s.clock}
 	source := scheduler.SourceFunc(func(ctx context.Context) iter.Seq2[*scheduler.Job, error] { return sacct.Ended(ctx, from, now) })
 	err = s.agent.Collect(ctx, source, moved, f.preview)
 	s.countRows(sacct.Stats())
@@ -259,15 +260,15 @@ func (s *siteCommand) collectSacct(ctx context.Context, f *collectFlags) error {
 }
 
 // checkSacct returns an error where sacct cannot be run.
-func (c *siteConfig) checkSacct() error {
-	_, err := exec.LookPath(c.sacct)
+func checkSacct(c *siteconfig.Site) error {
+	_, err := exec.LookPath(c.Slurm.Sacct)
 	if err == nil {
 		return nil
 	}
 	if e, ok := errors.AsType[*exec.Error](err); ok {
 		err = e.Err // its text is the library's
 	}
-	return usageError("%s cannot be run: %w: install Slurm's sacct, state where it is (slurm: sacct: in %s), or read a dump with --from-file", c.sacct, err, c.file)
+	return usageError("%s cannot be run: %w: install Slurm's sacct, state where it is (slurm: sacct: in %s), or read a dump with --from-file", c.Slurm.Sacct, err, c.File)
 }
 
 // countRows counts the rows that were no jobs, so that what was read is what
@@ -297,7 +298,7 @@ on standard error. - is standard input.`,
 			if err != nil {
 				return err
 			}
-			if err := config.checkResources(); err != nil {
+			if err := checkResources(config); err != nil {
 				return err
 			}
 			if err := checkFiles(args); err != nil {
@@ -324,7 +325,7 @@ on standard error. - is standard input.`,
 
 // convert prints the records of one dump, and reports whether all its rows
 // could be used.
-func (p *program) convert(ctx context.Context, config *siteConfig, name, delimiter string) (ok bool, err error) {
+func (p *program) convert(ctx context.Context, config *siteconfig.Site, name, delimiter string) (ok bool, err error) {
 	in, err := p.open(name)
 	if err != nil {
 		return false, &statusError{exitUsage, err}
@@ -334,11 +335,11 @@ func (p *program) convert(ctx context.Context, config *siteConfig, name, delimit
 	defer func() { err = errors.Join(err, out.Flush()) }()
 	ok = true
 	var line []byte
-	for job, err := range slurm.NewReader(in, name, slurm.Options{Zone: config.zone, Delimiter: delimiter}).Jobs(ctx) {
+	for job, err := range slurm.NewReader(in, name, slurm.Options{Zone: config.Slurm.Zone, Delimiter: delimiter}).Jobs(ctx) {
 		var record amieusage.Record
 		if err == nil {
 			var r *amieusage.ComputeRecord
-			if r, _, err = config.rules.Convert(job); r != nil {
+			if r, _, err = config.Rules.Convert(job); r != nil {
 				record = r
 			}
 		}

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/amieusage/amieusage/internal/agent"
+	"github.com/amieusage/amieusage/internal/siteconfig"
 )
 
 func (p *program) sendCommand() *cobra.Command {
@@ -70,13 +71,13 @@ func (p *program) confirmCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return s.run(cmd.Context(), needService|needLock, func(a *agent.Agent) error {
 				if !cmd.Flags().Changed("wait") {
-					wait = s.config.confirmWait
+					wait = s.config.ConfirmWait
 				}
 				return s.finish(cmd.Context(), a.Confirm(cmd.Context(), wait))
 			})
 		},
 	}
 	s.add(cmd)
-	cmd.Flags().DurationVar(&wait, "wait", defaultConfirmWait, "how long to wait for the service to load what was sent (confirm_wait in site.yaml)")
+	cmd.Flags().DurationVar(&wait, "wait", siteconfig.DefaultConfirmWait, "how long to wait for the service to load what was sent (confirm_wait in site.yaml)")
 	return cmd
 }

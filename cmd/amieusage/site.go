@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 	"sort"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/amieusage/amieusage/internal/agent"
 	"github.com/amieusage/amieusage/internal/outbox"
+	"github.com/amieusage/amieusage/internal/siteconfig"
 	"github.com/amieusage/amieusage/internal/sqlite"
 	"github.com/amieusage/amieusage/usageclient"
 )
@@ -28,7 +28,7 @@ type siteCommand struct {
 	output  outputFlag
 	verbose bool
 
-	config *siteConfig
+	config *siteconfig.Site
 	queue  *sqlite.Outbox
 	agent  *agent.Agent
 }
@@ -60,18 +60,18 @@ func (s *siteCommand) run(ctx context.Context, needs int, work func(a *agent.Age
 	if s.config, err = s.flags.load(); err != nil {
 		return err
 	}
-	a := &agent.Agent{Rules: &s.config.rules, Clock: s.clock, Log: s.log(), Progress: s.progress(), Bad: s.bad}
+	a := &agent.Agent{Rules: &s.config.Rules, Clock: s.clock, Log: s.log(), Progress: s.progress(), Bad: s.bad}
 	if needs&needRules != 0 {
-		if err := s.config.checkResources(); err != nil {
+		if err := checkResources(s.config); err != nil {
 			return err
 		}
 	}
 	if needs&needService != 0 {
-		if a.Client, err = s.config.client(a.Log); err != nil {
+		if a.Client, err = clientOf(s.config, a.Log); err != nil {
 			return err
 		}
 	}
-	if s.queue, err = sqlite.OpenOutbox(ctx, s.config.state, s.clock); err != nil {
+	if s.queue, err = sqlite.OpenOutbox(ctx, s.config.State, s.clock); err != nil {
 		return &statusError{exitUsage, err}
 	}
 	defer func() { err = errors.Join(err, s.queue.Close()) }()
@@ -229,10 +229,4 @@ func waiting(sum *agent.Summary) string {
 		parts = append(parts, fmt.Sprintf("%d accepted and not yet loaded", n))
 	}
 	return strings.Join(parts, ", ")
-}
-
-// hasState reports whether there is an outbox already.
-func (c *siteConfig) hasState() bool {
-	_, err := os.Stat(c.state)
-	return !errors.Is(err, fs.ErrNotExist)
 }

@@ -42,6 +42,17 @@ type Factors struct {
 	Partitions map[string]*apd.Decimal
 }
 
+// Or returns the factors of f, and of other what f does not have at all.
+func (f Factors) Or(other Factors) Factors {
+	if f.QOS == nil {
+		f.QOS = other.QOS
+	}
+	if f.Partitions == nil {
+		f.Partitions = other.Partitions
+	}
+	return f
+}
+
 type tresRate struct {
 	name string
 	rate *apd.Decimal

@@ -1,4 +1,4 @@
-package main
+package siteconfig
 
 import (
 	"bytes"
@@ -59,7 +59,7 @@ func FuzzINI(f *testing.F) {
 		"[PSC]\nsite_name = \"\"\"PSC\nx\"\"\"\n", "[PSC\n", "site_name = PSC\n", "[PSC]\nsite_name = PSC\n[PSC.x]\napi_key = k\n"} {
 		f.Add([]byte(s))
 	}
-	// A file with a key must be private: parseINI looks at it.
+	// A file with a key must be private: ParseINI looks at it.
 	name := filepath.Join(f.TempDir(), "config.ini")
 	if err := os.WriteFile(name, nil, 0o600); err != nil {
 		f.Fatal(err)
@@ -71,15 +71,15 @@ func FuzzINI(f *testing.F) {
 			sections = append(sections, string(section))
 		}
 		for _, section := range sections {
-			c, err := parseINI(name, section, data)
-			again, againErr := parseINI(name, section, data)
+			c, err := ParseINI(name, section, data)
+			again, againErr := ParseINI(name, section, data)
 			if (err == nil) != (againErr == nil) || !reflect.DeepEqual(c, again) {
 				t.Fatalf("%+v, %v, and then %+v, %v", c, err, again, againErr)
 			}
 			if err != nil && !strings.HasPrefix(err.Error(), name+": ") {
 				t.Fatalf("%q does not name the file", err)
 			}
-			if err == nil && (c.site == "" || c.usageURL == "" || section == "") {
+			if err == nil && (c.Name == "" || c.UsageURL == "" || section == "") {
 				t.Fatalf("%+v", c)
 			}
 			site, plain := slowINI(string(data), section, "site_name")
@@ -94,8 +94,8 @@ func FuzzINI(f *testing.F) {
 			}
 			key, _ := slowINI(string(data), section, "api_key")
 			address, _ := slowINI(string(data), section, "usage_url")
-			if c.site != site || c.key != key || address != "" && c.usageURL != address {
-				t.Fatalf("section %q of %q: site %q, key %q, address %q; configparser has %q, %q, %q", section, data, c.site, c.key, c.usageURL, site, key, address)
+			if c.Name != site || c.key != key || address != "" && c.UsageURL != address {
+				t.Fatalf("section %q of %q: site %q, key %q, address %q; configparser has %q, %q, %q", section, data, c.Name, c.key, c.UsageURL, site, key, address)
 			}
 		}
 	})

@@ -1,4 +1,4 @@
-package main
+package siteconfig
 
 import (
 	"fmt"
@@ -7,7 +7,6 @@ import (
 	"gopkg.in/ini.v1"
 
 	"github.com/amieusage/amieusage"
-	"github.com/amieusage/amieusage/usageclient"
 )
 
 // asConfigparser reads what Python's configparser, which amieclient's users read
@@ -22,10 +21,10 @@ var asConfigparser = ini.LoadOptions{
 	ChildSectionDelimiter:   "\n",
 }
 
-// parseINI reads one section of the configuration that amieclient's users
+// ParseINI reads one section of the configuration that amieclient's users
 // keep: site_name, api_key and usage_url. What it does not state is taken from
 // the section DEFAULT.
-func parseINI(name, section string, data []byte) (*siteConfig, error) {
+func ParseINI(name, section string, data []byte) (*Site, error) {
 	file, err := ini.LoadSources(asConfigparser, data)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
@@ -43,20 +42,13 @@ func parseINI(name, section string, data []byte) (*siteConfig, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: there is no section %q: it has %s", name, section, strings.Join(known, ", "))
 	}
-	c := &siteConfig{
-		file:        name,
-		section:     section,
-		state:       defaultState,
-		confirmWait: defaultConfirmWait,
-		lookback:    defaultLookback,
-		sacct:       "sacct",
-
-		requestTimeout: usageclient.DefaultTimeout,
-	}
+	c := newSite(name)
+	c.Section = section
+	c.UsageURL = ""
 	for _, key := range []struct {
 		name  string
 		value *string
-	}{{"site_name", &c.site}, {"api_key", &c.key}, {"usage_url", &c.usageURL}} {
+	}{{"site_name", &c.Name}, {"api_key", &c.key}, {"usage_url", &c.UsageURL}} {
 		from := s
 		if !s.HasKey(key.name) {
 			from = file.Section(ini.DefaultSection)
@@ -67,11 +59,11 @@ func parseINI(name, section string, data []byte) (*siteConfig, error) {
 		}
 		*key.value = strings.ReplaceAll(value, "%%", "%")
 	}
-	if c.site == "" {
+	if c.Name == "" {
 		return nil, fmt.Errorf("%s: section %s has no site_name", name, section)
 	}
-	if c.usageURL == "" {
-		c.usageURL = amieusage.DefaultURL
+	if c.UsageURL == "" {
+		c.UsageURL = amieusage.DefaultURL
 	}
 	if c.key != "" {
 		if err := checkPrivate(name); err != nil {

@@ -1,0 +1,175 @@
+package siteconfig
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/amieusage/amieusage"
+	"github.com/amieusage/amieusage/internal/ledger"
+)
+
+// ParseRegistry reads a registry.yaml. Errors name the file and the place in it.
+func ParseRegistry(name string, data []byte) (*ledger.RegistrySpec, error) {
+	spec := &ledger.RegistrySpec{}
+	err := parse(name, data, registry(spec))
+	if unknown, ok := errors.AsType[*unknownKeyError](err); ok {
+		unknown.all = known(registry(&ledger.RegistrySpec{}))
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(spec.Sites) == 0 {
+		return nil, fmt.Errorf("%s: no sites (the form is shown by: amieusage admin import --help)", name)
+	}
+	return spec, nil
+}
+
+func registry(spec *ledger.RegistrySpec) reader {
+	return func(v value) error {
+		return v.fields(field{"sites", list(func(_ int, v value) error {
+			var s ledger.SiteSpec
+			err := registrySite(v, &s)
+			spec.Sites = append(spec.Sites, s)
+			return err
+		})})
+	}
+}
+
+func registrySite(v value, s *ledger.SiteSpec) error {
+	projects := map[string]bool{}
+	err := v.fields(
+		field{"name", text(&s.Name)},
+		field{"resources", list(func(_ int, v value) error {
+			var name string
+			if err := v.fields(field{"name", text(&name)}); err != nil || v.keys != nil {
+				return err
+			}
+			s.Resources = append(s.Resources, name)
+			return checkName(v, "name", name)
+		})},
+		field{"projects", list(func(_ int, v value) error {
+			var p ledger.ProjectSpec
+			if err := registryProject(v, &p); err != nil || v.keys != nil {
+				return err
+			}
+			if projects[p.ID] {
+				return v.errorf("project %s stands there twice", p.ID)
+			}
+			projects[p.ID] = true
+			s.Projects = append(s.Projects, p)
+			return nil
+		})},
+	)
+	if err != nil || v.keys != nil {
+		return err
+	}
+	if err := CheckSiteName(s.Name); err != nil {
+		return v.errorf("name: %w", err)
+	}
+	return nil
+}
+
+func registryProject(v value, p *ledger.ProjectSpec) error {
+	err := v.fields(
+		field{"id", text(&p.ID)},
+		field{"users", func(v value) error {
+			if v.isSet() {
+				p.Users = []string{}
+			}
+			return list(func(_ int, v value) error {
+				name, err := v.word()
+				if err != nil || v.keys != nil {
+					return err
+				}
+				p.Users = append(p.Users, name)
+				return checkName(v, "user", name)
+			})(v)
+		}},
+		field{"allocations", func(v value) error {
+			if v.isSet() {
+				p.Allocations = []ledger.AllocationSpec{}
+			}
+			return list(func(_ int, v value) error {
+				a, err := registryAllocation(v)
+				p.Allocations = append(p.Allocations, a)
+				return err
+			})(v)
+		}},
+	)
+	if err != nil || v.keys != nil {
+		return err
+	}
+	return checkName(v, "id", p.ID)
+}
+
+func checkName(v value, what, s string) error {
+	if s == "" || len(s) > 1024 {
+		return v.errorf("the %s must have from 1 to 1024 bytes", what)
+	}
+	return nil
+}
+
+func registryAllocation(v value) (a ledger.AllocationSpec, err error) {
+	set := map[string]bool{}
+	needed := func(key string, read reader) field {
+		return field{key, func(v value) error {
+			set[key] = v.isSet()
+			return read(v)
+		}}
+	}
+	var lastDay bool
+	err = v.fields(
+		needed("resource", func(v value) error {
+			if err := text(&a.Resource)(v); err != nil || v.keys != nil {
+				return err
+			}
+			return checkName(v, "resource", a.Resource)
+		}),
+		needed("amount", parsed(func(text string) error {
+			charge, err := amieusage.ParseCharge(text)
+			if err == nil {
+				a.Amount, err = charge.Millionths()
+			}
+			switch {
+			case err != nil:
+				return fmt.Errorf("amount %w", err)
+			case a.Amount < 0:
+				return errors.New("amount must not be negative")
+			}
+			return nil
+		})),
+		needed("start", parsed(func(text string) (err error) {
+			if a.Start, err = amieusage.ParseTime(text); err != nil {
+				return fmt.Errorf("start %w", err)
+			}
+			return nil
+		})),
+		needed("end", parsed(func(text string) (err error) {
+			if a.End, err = amieusage.ParseTime(text); err != nil {
+				return fmt.Errorf("end %w", err)
+			}
+			_, err = time.Parse(time.DateOnly, text)
+			lastDay = err == nil
+			return nil
+		})),
+	)
+	if err != nil || v.keys != nil {
+		return a, err
+	}
+	for _, key := range []string{"resource", "amount", "start", "end"} {
+		if !set[key] {
+			return a, v.errorf("an allocation needs its %s, as in {resource: rm, amount: 100000, start: 2026-01-01, end: 2026-12-31}", key)
+		}
+	}
+	if lastDay {
+		a.End = a.End.AddDate(0, 0, 1) // the last day is part of it
+	}
+	switch {
+	case !a.Start.Before(a.End):
+		return a, v.errorf("end must not be before start")
+	case a.Start.Year() < 1970 || a.End.Year() > 2200:
+		return a, v.errorf("an allocation lies between the years 1970 and 2199")
+	}
+	return a, nil
+}
