@@ -7,6 +7,7 @@
 package agent
 
 import (
+	"cmp"
 	"encoding/json"
 	"log/slog"
 	"maps"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/amieusage/amieusage"
 	"github.com/amieusage/amieusage/internal/outbox"
+	"github.com/amieusage/amieusage/internal/scheduler"
 	"github.com/amieusage/amieusage/internal/siterules"
 	"github.com/amieusage/amieusage/usageclient"
 )
@@ -37,12 +39,16 @@ type Agent struct {
 	// Bad is called with each row or record that cannot be used; nil: nothing.
 	// It and Progress are called by one stage at a time.
 	Bad func(p Problem)
+	// Reprice charges jobs that were charged before anew, by today's rules.
+	Reprice bool
 	// Summary is what was done so far. While stages run, it is for Count alone.
 	Summary Summary
 
 	counting sync.Mutex    // guards Summary, and the calls of Progress and Bad
 	ahead    *confirmation // what Deliver has confirmed, for Confirm to go on from
 	enqueued chan struct{} // tells Deliver of entriesAhead more entries; nil: nobody waits
+
+	runCharge apd.Decimal // what the run has charged so far, against its limit
 }
 
 // Count calls f with the summary, for it to be changed.
@@ -65,9 +71,68 @@ type Summary struct {
 	Rejected  int64                  `json:"rejected"`             // records that the service refused at once
 	Loaded    int64                  `json:"loaded"`               // records confirmed in the service's ledger
 	Failed    int64                  `json:"failed"`               // records that the service could not load
+	Decided   int64                  `json:"decided,omitempty"`    // jobs that stay as a person has decided, of those unchanged
+	Held      int64                  `json:"held,omitempty"`       // jobs that are above a limit, and held
+	Shifted   int64                  `json:"shifted,omitempty"`    // jobs that are known at another submit time, and not sent
+	Untracked int64                  `json:"untracked,omitempty"`  // jobs of which none of the rated TRES was recorded, charged 0
+	Costly    Costly                 `json:"would_cost,omitzero"`  // jobs that would cost otherwise by today's rules
 	Charge    map[string]Charge      `json:"charge"`               // of new and changed records, by resource
 	WouldSend []json.RawMessage      `json:"would_send,omitempty"` // the records that a dry run would send
 	Outbox    map[outbox.State]int64 `json:"outbox,omitempty"`     // all entries, by state
+
+	skipped map[skipKey]*outbox.Skipped
+}
+
+// Costly counts jobs that were charged by rules that have changed since.
+type Costly struct {
+	Jobs  int64            `json:"jobs"`
+	Was   amieusage.Charge `json:"was"`
+	Would amieusage.Charge `json:"would"`
+
+	by map[costlyKey]*CostlyTotal
+}
+
+// A CostlyTotal is the part of Costly of a resource and a project.
+type CostlyTotal struct {
+	Resource string           `json:"resource"`
+	Project  string           `json:"project"`
+	Jobs     int64            `json:"jobs"`
+	Was      amieusage.Charge `json:"was"`
+	Would    amieusage.Charge `json:"would"`
+}
+
+type costlyKey struct{ resource, project string }
+
+// By returns the parts, in order of resources and projects.
+func (c *Costly) By() []*CostlyTotal {
+	return slices.SortedFunc(maps.Values(c.by), func(a, b *CostlyTotal) int {
+		return cmp.Or(cmp.Compare(a.Resource, b.Resource), cmp.Compare(a.Project, b.Project))
+	})
+}
+
+func (s *Summary) costly(plan *outbox.Plan) {
+	s.Costly.Jobs++
+	s.Costly.Was = plus(s.Costly.Was, plan.Was)
+	s.Costly.Would = plus(s.Costly.Would, plan.Would)
+	c := plan.Known.Record.Common()
+	key := costlyKey{c.Resource, c.LocalProjectID}
+	if s.Costly.by == nil {
+		s.Costly.by = map[costlyKey]*CostlyTotal{}
+	}
+	t := s.Costly.by[key]
+	if t == nil {
+		t = &CostlyTotal{Resource: c.Resource, Project: c.LocalProjectID}
+		s.Costly.by[key] = t
+	}
+	t.Jobs++
+	t.Was, t.Would = plus(t.Was, plan.Was), plus(t.Would, plan.Would)
+}
+
+func plus(a, b amieusage.Charge) amieusage.Charge {
+	sum := a.Decimal()
+	// Charges of valid records are far within the precision.
+	_, _ = sums.Add(sum, sum, b.Decimal())
+	return amieusage.ChargeOf(sum)
 }
 
 // A Charge is a sum of charges, less what adjustments give back.
@@ -101,10 +166,42 @@ func (s *Summary) problem(p Problem) {
 }
 
 // kinds are the kinds of problems in the order of the stages that find them.
-var kinds = []string{"bad", "rejected", "failed"}
+var kinds = []string{"bad", "held", "rejected", "failed"}
 
 // OK reports whether nothing of the run needs anybody's attention.
-func (s *Summary) OK() bool { return s.Bad == 0 && s.Rejected == 0 && s.Failed == 0 }
+func (s *Summary) OK() bool { return s.Bad == 0 && s.Rejected == 0 && s.Failed == 0 && s.Held == 0 }
+
+// leftOut counts a job that is not reported, by account, partition and reason.
+func (s *Summary) leftOut(job *scheduler.Job, reason string) {
+	if s.skipped == nil {
+		s.skipped = map[skipKey]*outbox.Skipped{}
+	}
+	key := skipKey{job.Account, job.Partition, reason}
+	k := s.skipped[key]
+	if k == nil {
+		if len(s.skipped) == maxSkips {
+			return // counted in all, and not by account
+		}
+		k = &outbox.Skipped{Account: job.Account, Partition: job.Partition, Reason: reason}
+		s.skipped[key] = k
+	}
+	k.Jobs++
+	k.Seconds += job.ElapsedSeconds
+}
+
+type skipKey struct{ account, partition, reason string }
+
+// maxSkips bounds how many accounts and partitions are told apart.
+const maxSkips = 100_000
+
+// Skips returns what was left out, by account, partition and reason.
+func (s *Summary) Skips() []outbox.Skipped {
+	skips := make([]outbox.Skipped, 0, len(s.skipped))
+	for _, k := range s.skipped {
+		skips = append(skips, *k)
+	}
+	return skips
+}
 
 // Skip counts n jobs that are not to be reported.
 func (s *Summary) Skip(reason string, n int64) {
@@ -150,11 +247,22 @@ func (a *Agent) progress(stage string) {
 // bad notes a row or record that cannot be used. Everything else goes on.
 func (a *Agent) bad(p Problem) {
 	p.Kind = "bad"
+	a.problem(p)
+}
+
+// problem notes a problem, and tells of it at once where it is a bad row.
+func (a *Agent) problem(p Problem) {
 	a.Count(func(s *Summary) {
-		s.Bad++
 		s.problem(p)
+		if p.Kind != "bad" {
+			return
+		}
+		s.Bad++
 		if a.Bad != nil {
 			a.Bad(p)
 		}
 	})
 }
+
+// Warn tells of what a person should look at, and what counts all the same.
+func (a *Agent) Warn(text string) { a.Log.Warn(text) }

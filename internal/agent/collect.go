@@ -4,31 +4,348 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"slices"
 
 	"github.com/amieusage/amieusage"
 	"github.com/amieusage/amieusage/internal/outbox"
 	"github.com/amieusage/amieusage/internal/scheduler"
+	"github.com/amieusage/amieusage/internal/siterules"
 )
 
-// enqueueItems is how many records one transaction enqueues.
+// enqueueItems is how many jobs or records one transaction stores.
 const enqueueItems = 2000
 
-// Collect converts the source's jobs and enqueues their records. The cursor
-// (nil: none) moves with the last of them, and only when the source was read
-// to its end. Rows that cannot be used are counted; they stop nothing.
+// Collect reads the source's jobs, decides by the site's rules and by what is
+// known of each what is to be sent, and stores it. The cursor (nil: none) moves
+// with the last of them, and only when the source was read to its end. Rows
+// that cannot be used are counted, and kept with their reasons; they stop
+// nothing.
 //
 // Jobs of one source that have the same identity but not the same content are
 // counted as bad too: a ledger holds one of them, the last.
 //
-// With preview, nothing is enqueued: it is called with each record that would
-// be.
+// With preview, nothing is stored: it is called with each record that would be
+// sent.
 func (a *Agent) Collect(ctx context.Context, source scheduler.Source, cursor *outbox.Cursor, preview func(outbox.Item)) error {
-	e := &enqueuing{Agent: a, cursor: cursor, preview: preview, seen: idSet{}}
-	return e.run(ctx, a.convert(ctx, source))
+	c := &collecting{Agent: a, cursor: cursor, preview: preview, seen: idSet{}, decider: outbox.Decider{Reprice: a.Reprice}}
+	return c.run(ctx, source)
 }
 
-// convert yields an item for each job that is to be reported.
-func (a *Agent) convert(ctx context.Context, source scheduler.Source) iter.Seq2[outbox.Item, error] {
+// A collecting is one run of Collect.
+type collecting struct {
+	*Agent
+	cursor  *outbox.Cursor
+	preview func(outbox.Item)
+	seen    idSet // the entries that it has met
+	decider outbox.Decider
+	chunk   []outbox.Reading
+	ids     []string // of the chunk's records
+	bad     []outbox.BadRow
+	well    []string // ids of jobs that were read
+	ahead   int      // entries of which Deliver was not told yet
+}
+
+func (c *collecting) run(ctx context.Context, source scheduler.Source) error {
+	var failed error
+	for job, err := range source.Jobs(ctx) {
+		if err == nil {
+			err = c.assess(job)
+		}
+		if row, ok := errors.AsType[*scheduler.RowError](err); ok {
+			c.badRow(row)
+		} else if err != nil {
+			failed = err
+			break
+		}
+		if len(c.chunk) == enqueueItems || len(c.bad) == enqueueItems {
+			if err := c.store(ctx, nil); err != nil {
+				return err
+			}
+		}
+	}
+	if failed == nil {
+		failed = ctx.Err()
+	}
+	if failed != nil {
+		// What was read is good all the same; the cursor stays.
+		return errors.Join(failed, c.store(context.WithoutCancel(ctx), nil))
+	}
+	return c.store(ctx, c.cursor)
+}
+
+// assess applies today's rules to a job, and adds it to the chunk. The error is
+// that of a row, or ends the source.
+func (c *collecting) assess(job *scheduler.Job) error {
+	today, err := c.Rules.Assess(job)
+	if err != nil {
+		return err
+	}
+	c.Count(func(s *Summary) {
+		s.Read++
+		if today.Skip != "" {
+			s.Skip(string(today.Skip), 1)
+			s.leftOut(job, string(today.Skip))
+		}
+	})
+	if job.Warning != "" && today.Skip == "" {
+		c.Warn(job.Place.String() + ": job " + job.DisplayID + ": " + job.Warning)
+	}
+	id, idErr := c.Rules.RecordIDOf(job)
+	if job.Finished() && idErr == nil {
+		kept := *job
+		kept.TRES = slices.Clone(job.TRES)
+		c.chunk = append(c.chunk, outbox.Reading{Job: &kept, Today: today})
+		c.ids = append(c.ids, id)
+	}
+	if today.Problem != nil {
+		return today.Problem
+	}
+	c.well = append(c.well, job.DisplayID)
+	return nil
+}
+
+// badRow counts a row that cannot be used, and keeps it with its reason.
+func (c *collecting) badRow(row *scheduler.RowError) {
+	c.Agent.bad(Problem{Place: row.Place.String(), Reason: row.Error()})
+	reason := row.Problem
+	if row.Field != "" {
+		reason = row.Field + ": " + reason
+	}
+	if row.Err != nil {
+		reason += ": " + row.Err.Error()
+	}
+	c.bad = append(c.bad, outbox.BadRow{JobID: row.JobID, Reason: reason, Place: row.Place.String()})
+}
+
+// maxStale is how often a chunk is decided anew because what it went by has
+// changed: a send has left meanwhile.
+const maxStale = 10
+
+// store decides about the chunk, stores what that comes to, and counts it.
+func (c *collecting) store(ctx context.Context, cursor *outbox.Cursor) error {
+	c.keepLast()
+	for stale := 0; ; stale++ {
+		known, err := c.Queue.Known(ctx, c.ids)
+		if err != nil {
+			return err
+		}
+		plans := make([]outbox.Plan, len(c.chunk))
+		var writes []outbox.Write
+		ends := make([]int, len(c.chunk)) // where each plan's writes end
+		for i := range c.chunk {
+			plans[i] = c.decider.Decide(known[i], c.chunk[i])
+			c.brake(&plans[i])
+			writes = append(writes, plans[i].Writes...)
+			ends[i] = len(writes)
+		}
+		if c.preview != nil {
+			c.count(plans, nil, ends)
+			break
+		}
+		ids, err := c.Queue.Apply(ctx, writes, cursor)
+		if e, ok := errors.AsType[*amieusage.Error](err); ok && e.Code == amieusage.CodeConflict && stale < maxStale {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		c.count(plans, ids, ends)
+		break
+	}
+	if c.preview == nil {
+		if err := c.Queue.ReadWell(ctx, c.well); err != nil {
+			return err
+		}
+		if err := c.Queue.Note(ctx, c.bad, nil); err != nil {
+			return err
+		}
+	}
+	c.chunk, c.ids, c.bad, c.well = c.chunk[:0], c.ids[:0], c.bad[:0], c.well[:0]
+	c.progress("collecting")
+	if c.ahead >= entriesAhead {
+		select {
+		case c.enqueued <- struct{}{}:
+			c.ahead = 0
+		default: // nobody waits, or has been told
+		}
+	}
+	return nil
+}
+
+// brake holds what would charge more than the limits allow, and what cannot be
+// charged because nothing that its rate is for is tracked.
+func (c *collecting) brake(plan *outbox.Plan) {
+	for i := range plan.Writes {
+		e := &plan.Writes[i].Entry
+		if !plan.Writes[i].Content || e.Superseded || e.Job == nil || e.State != outbox.Pending && e.State != outbox.Waiting ||
+			e.Decision == outbox.DecidedRelease {
+			continue
+		}
+		switch limit := c.Rules.Limits.PerJob; {
+		case !limit.IsZero() && e.Job.Made.Charge.Cmp(limit) > 0:
+			e.State, e.Decision, e.Reason = outbox.Held, outbox.DecidedByLimit, "its charge is above limits: per_job, "+limit.String()
+		case c.overRun(e.Job.Made.Charge):
+			e.State, e.Decision, e.Reason = outbox.Held, outbox.DecidedByLimit, "the run's charge is above limits: per_run, "+c.Rules.Limits.PerRun.String()
+		default:
+			e.Decision = ""
+		}
+	}
+}
+
+// overRun reports whether a charge takes that of the run above its limit, and
+// adds it where it does not.
+func (c *collecting) overRun(charge amieusage.Charge) bool {
+	limit := c.Rules.Limits.PerRun
+	if limit.IsZero() {
+		return false
+	}
+	sum := c.runCharge
+	_, _ = sums.Add(&sum, &c.runCharge, charge.Decimal())
+	if sum.Cmp(limit.Decimal()) > 0 {
+		return true
+	}
+	c.runCharge = sum
+	return false
+}
+
+// count adds what the plans came to to the summary.
+func (c *collecting) count(plans []outbox.Plan, ids []outbox.ID, ends []int) {
+	var problems []Problem
+	c.Count(func(s *Summary) {
+		for i := range plans {
+			plan, reading := &plans[i], &c.chunk[i]
+			id := outbox.ID(0)
+			if ids != nil && len(plan.Writes) > 0 {
+				id = ids[ends[i]-1]
+			} else if plan.Known != nil {
+				id = plan.Known.ID
+			}
+			again := id != 0 && c.seen.add(id)
+			switch plan.Effect {
+			case outbox.EffectNone:
+				continue
+			case outbox.EffectUnchanged:
+				if reading.Today.Skip == "" && reading.Today.Problem == nil {
+					s.Unchanged++
+				}
+				continue
+			case outbox.EffectDecided:
+				if reading.Today.Skip == "" {
+					s.Unchanged++
+					s.Decided++
+				}
+				continue
+			case outbox.EffectShifted:
+				s.Shifted++
+				problems = append(problems, shifted(reading))
+				continue
+			case outbox.EffectCluster:
+				problems = append(problems, otherCluster(reading, plan.Known))
+				continue
+			case outbox.EffectCostly:
+				s.costly(plan)
+				if plan.Sent == nil {
+					s.Unchanged++
+					continue
+				}
+				s.Changed++
+			case outbox.EffectNew:
+				s.New++
+			case outbox.EffectChanged:
+				s.Changed++
+				if again {
+					problems = append(problems, overwrites(reading, "an earlier row"))
+				}
+			}
+			if plan.Sent == nil {
+				continue
+			}
+			c.ahead++
+			if last := plan.Writes[len(plan.Writes)-1].Entry; last.State == outbox.Held {
+				s.Held++
+				problems = append(problems, Problem{Kind: "held", Place: reading.Job.Place.String(), Record: plan.Sent.String(),
+					Reason: last.Reason + " (see: amieusage records release)"})
+				continue
+			}
+			if reading.Today.Made.Untracked {
+				s.Untracked++
+			}
+			s.charge(plan.Sent)
+			if c.preview != nil {
+				c.preview(outbox.Item{Record: plan.Sent, Place: reading.Job.Place.String()})
+			}
+		}
+	})
+	for _, p := range problems {
+		c.problem(p)
+	}
+}
+
+// shifted is the problem of a job that is known at another submit time.
+func shifted(r *outbox.Reading) Problem {
+	return Problem{
+		Kind: "bad", Place: r.Job.Place.String(),
+		Reason: r.Job.Place.String() + ": job " + r.Job.DisplayID + " was reported with other times, all apart by the same difference: it is not sent, " +
+			"or it would be charged twice; see whether slurm: time_zone: in site.yaml is that of the accounting",
+	}
+}
+
+func otherCluster(r *outbox.Reading, known *outbox.Entry) Problem {
+	return Problem{
+		Kind: "bad", Place: r.Job.Place.String(),
+		Reason: r.Job.Place.String() + ": job " + r.Job.DisplayID + " of cluster " + r.Job.Cluster + " has the id and submit time of one of cluster " +
+			known.Job.Facts.Cluster + ": it is not sent; give jobs ids of their own (local_record_id: \"{cluster}-{job_id}\"), or name the cluster in slurm: clusters",
+	}
+}
+
+// keepLast leaves of the chunk's jobs with the same identity only the last, so
+// that reading them again changes nothing.
+func (c *collecting) keepLast() {
+	type key struct {
+		id     string
+		submit int64
+	}
+	last := make(map[key]int, len(c.chunk))
+	for i, r := range c.chunk {
+		last[key{c.ids[i], r.Job.Submit.UnixNano()}] = i
+	}
+	if len(last) == len(c.chunk) {
+		return
+	}
+	kept, ids := c.chunk[:0], c.ids[:0] // what is still to be read lies behind them
+	for i, r := range c.chunk {
+		j := last[key{c.ids[i], r.Job.Submit.UnixNano()}]
+		switch {
+		case i == j:
+			kept, ids = append(kept, r), append(ids, c.ids[i])
+		case r.Today.Skip != "" || r.Today.Problem != nil:
+		case outbox.SameFacts(r.Job, c.chunk[j].Job):
+			c.Count(func(s *Summary) { s.Unchanged++ })
+		default:
+			c.Agent.bad(overwrites(&c.chunk[j], r.Job.Place.String()))
+		}
+	}
+	c.chunk, c.ids = kept, ids
+}
+
+// overwrites is the problem of a job that stands for another one of the same
+// source.
+func overwrites(r *outbox.Reading, other string) Problem {
+	place := r.Job.Place.String()
+	p := Problem{
+		Kind: "bad", Place: place,
+		Reason: place + " is another job with the id and submit time of " + other +
+			": only this one is reported; correct the accounting, or report the other with amieusage send",
+	}
+	if r.Today.Skip == "" && r.Today.Problem == nil {
+		p.Record = siterules.Record(r.Job, &r.Today.Made).String()
+	}
+	return p
+}
+
+// Records converts the source's jobs by today's rules, and yields the items of
+// those that are to be reported; what was decided before is not looked at.
+func (a *Agent) Records(ctx context.Context, source scheduler.Source) iter.Seq2[outbox.Item, error] {
 	return func(yield func(outbox.Item, error) bool) {
 		for job, err := range source.Jobs(ctx) {
 			var item outbox.Item
@@ -51,140 +368,6 @@ func (a *Agent) convert(ctx context.Context, source scheduler.Source) iter.Seq2[
 				return
 			}
 		}
-	}
-}
-
-// Enqueue enqueues records that come from elsewhere than a scheduler; of
-// several contents of one record the last counts. An error of type
-// *scheduler.RowError concerns one record only.
-func (a *Agent) Enqueue(ctx context.Context, items iter.Seq2[outbox.Item, error]) error {
-	return (&enqueuing{Agent: a}).run(ctx, items)
-}
-
-// An enqueuing is one run of Collect or Enqueue.
-type enqueuing struct {
-	*Agent
-	cursor  *outbox.Cursor
-	preview func(outbox.Item)
-	seen    idSet // the entries that it has met; nil: they may come again
-	chunk   []outbox.Item
-	ahead   int // entries of which Deliver was not told yet
-}
-
-func (e *enqueuing) run(ctx context.Context, items iter.Seq2[outbox.Item, error]) error {
-	var failed error
-	for item, err := range items {
-		if row, ok := errors.AsType[*scheduler.RowError](err); ok {
-			e.bad(Problem{Place: row.Place.String(), Reason: row.Error()})
-			continue
-		}
-		if err != nil {
-			failed = err
-			break
-		}
-		if e.chunk = append(e.chunk, item); len(e.chunk) == enqueueItems {
-			if err := e.store(ctx, nil); err != nil {
-				return err
-			}
-		}
-	}
-	if failed == nil {
-		failed = ctx.Err()
-	}
-	if failed != nil {
-		// What was read is good all the same; the cursor stays.
-		return errors.Join(failed, e.store(context.WithoutCancel(ctx), nil))
-	}
-	return e.store(ctx, e.cursor)
-}
-
-// store enqueues the chunk and counts what that did.
-func (e *enqueuing) store(ctx context.Context, cursor *outbox.Cursor) error {
-	if e.seen != nil {
-		e.keepLast()
-	}
-	var outcomes []outbox.Outcome
-	var err error
-	if e.preview != nil {
-		outcomes, err = e.Queue.Preview(ctx, e.chunk)
-	} else {
-		outcomes, err = e.Queue.Enqueue(ctx, e.chunk, cursor)
-	}
-	if err != nil {
-		return err
-	}
-	var overwriting []Problem
-	e.Count(func(s *Summary) {
-		for i, o := range outcomes {
-			// The IDs of entries that are new to a preview come again.
-			again := e.seen != nil && (e.preview == nil || o.Change != outbox.Added) && e.seen.add(o.ID)
-			switch o.Change {
-			case outbox.Unchanged:
-				s.Unchanged++
-				continue
-			case outbox.Added:
-				s.New++
-			case outbox.Revised:
-				s.Changed++
-				if again {
-					overwriting = append(overwriting, overwrites(e.chunk[i], "an earlier row"))
-				}
-			}
-			e.ahead++
-			s.charge(e.chunk[i].Record)
-			if e.preview != nil {
-				e.preview(e.chunk[i])
-			}
-		}
-	})
-	for _, p := range overwriting {
-		e.bad(p)
-	}
-	e.chunk = e.chunk[:0]
-	e.progress("collecting")
-	if e.ahead >= entriesAhead {
-		select {
-		case e.enqueued <- struct{}{}:
-			e.ahead = 0
-		default: // nobody waits, or has been told
-		}
-	}
-	return nil
-}
-
-// keepLast leaves of the chunk's jobs with the same identity only the last, so
-// that reading them again changes nothing.
-func (e *enqueuing) keepLast() {
-	last := make(map[amieusage.Identity]int, len(e.chunk))
-	for i, item := range e.chunk {
-		last[item.Record.Identity()] = i
-	}
-	if len(last) == len(e.chunk) {
-		return
-	}
-	kept := e.chunk[:0] // what is still to be read lies behind it
-	for i, item := range e.chunk {
-		j := last[item.Record.Identity()]
-		switch {
-		case i == j:
-			kept = append(kept, item)
-		case amieusage.ContentDigest(item.Record) == amieusage.ContentDigest(e.chunk[j].Record):
-			e.Count(func(s *Summary) { s.Unchanged++ })
-		default:
-			e.bad(overwrites(e.chunk[j], item.Place))
-		}
-	}
-	e.chunk = kept
-}
-
-// overwrites is the problem of an item that stands for another one of the
-// same source.
-func overwrites(item outbox.Item, other string) Problem {
-	return Problem{
-		Place:  item.Place,
-		Record: item.Record.String(),
-		Reason: item.Place + " is another job with the id and submit time of " + other +
-			": only this one is reported; correct the accounting, or report the other with amieusage send",
 	}
 }
 

@@ -82,7 +82,7 @@ func (r *reconciling) addAll(ctx context.Context, stage string, sides iter.Seq2[
 // ended outside the period are known, and not compared.
 func (r *reconciling) accounting(ctx context.Context, source scheduler.Source) iter.Seq2[outbox.Side, error] {
 	return func(yield func(outbox.Side, error) bool) {
-		for item, err := range r.convert(ctx, source) {
+		for item, err := range r.Records(ctx, source) {
 			if row, ok := errors.AsType[*scheduler.RowError](err); ok {
 				r.bad(Problem{Place: row.Place.String(), Reason: row.Error()})
 				continue

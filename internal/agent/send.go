@@ -61,6 +61,25 @@ func (a *Agent) Send(ctx context.Context) error {
 	})
 }
 
+// pending takes what is pending out of the outbox, page by page; what was taken
+// may have left, whatever becomes of this program.
 func (a *Agent) pending(ctx context.Context) iter.Seq2[outbox.Entry, error] {
-	return outbox.All(ctx, a.Queue, outbox.Filter{States: []outbox.State{outbox.Pending}})
+	return func(yield func(outbox.Entry, error) bool) {
+		for after := outbox.ID(0); ; {
+			page, err := a.Queue.Leave(ctx, after)
+			if err != nil {
+				yield(outbox.Entry{}, err)
+				return
+			}
+			if len(page) == 0 {
+				return
+			}
+			for _, e := range page {
+				if !yield(e, nil) {
+					return
+				}
+				after = e.ID
+			}
+		}
+	}
 }

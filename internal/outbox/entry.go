@@ -19,10 +19,43 @@ type Item struct {
 type Entry struct {
 	ID     ID
 	Record amieusage.Record
+	// Job is what the record follows from, where it is one of the accounting;
+	// nil otherwise.
+	Job *Job
 	// Place says where the newest revision was read.
 	Place string
+	// Decision is what a person, or a limit, has decided; "": nothing.
+	Decision Decision
+	// Superseded says that the job is charged by another entry. What this one
+	// charges is 0, or never was anything.
+	Superseded bool
+	// WaitsFor is the entry that must be confirmed first, while the state is
+	// Waiting; 0: none.
+	WaitsFor ID
+	// Left says that the present revision may have left for the service.
+	Left bool
 	Progress
 }
+
+// A Decision is what was decided about an entry. It stands until somebody takes
+// it back.
+type Decision string
+
+// The decisions.
+const (
+	DecidedByLimit Decision = "limit"       // held, as it costs more than the limits allow
+	NotTracked     Decision = "not tracked" // held, as nothing that its rate is for is tracked
+	DecidedHold    Decision = "hold"        // held until it is released
+	DecidedDrop    Decision = "drop"        // never sent again
+	DecidedSet     Decision = "set"         // its content was given by hand
+	DecidedRelease Decision = "release"     // sent whatever it costs
+)
+
+// Decisions lists all decisions.
+var Decisions = []Decision{"", DecidedByLimit, DecidedHold, DecidedDrop, DecidedSet, DecidedRelease, NotTracked}
+
+// Binds reports whether neither accounting nor rules change what was decided.
+func (d Decision) Binds() bool { return d == DecidedHold || d == DecidedDrop || d == DecidedSet }
 
 // NewEntries returns the entries that the items make when they are new: all
 // pending, without an ID. The error is a [*amieusage.Error] with

@@ -37,10 +37,13 @@ const (
 	Loaded   State = "loaded"   // in the service's ledger
 	Failed   State = "failed"   // accepted, but refused when the service loaded it
 	Rejected State = "rejected" // refused at once when it was sent
+	Held     State = "held"     // not sent until it is released
+	Dropped  State = "dropped"  // not sent any more
+	Waiting  State = "waiting"  // to be sent when another entry is confirmed
 )
 
 // States lists all states.
-var States = []State{Pending, Queued, Loaded, Failed, Rejected}
+var States = []State{Pending, Queued, Loaded, Failed, Rejected, Held, Dropped, Waiting}
 
 // ParseState reads a state's name. The error is a [*amieusage.Error] with
 // [amieusage.CodeInvalid].

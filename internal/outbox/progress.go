@@ -116,7 +116,8 @@ func (p *Progress) Fail(f amieusage.FailedRecord) bool {
 		return false
 	}
 	p.FailedRecordID = f.FailedRecordID
-	if p.State != Pending && p.State != Rejected {
+	switch p.State {
+	case Queued, Loaded, Failed:
 		p.State, p.Reason = Failed, f.Error
 	}
 	return true
@@ -126,7 +127,8 @@ func (p *Progress) Fail(f amieusage.FailedRecord) bool {
 // the former content that was loaded: where the service holds the present one
 // with no later LoadedTime, it would be held back for ever.
 func (p *Progress) Retry() bool {
-	if p.State == Pending {
+	switch p.State {
+	case Pending, Held, Dropped, Waiting:
 		return false
 	}
 	if p.State == Queued && p.LoadedDigest != p.Digest {

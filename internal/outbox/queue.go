@@ -28,6 +28,26 @@ type Queue interface {
 	// nothing; the IDs of new entries are not kept.
 	Preview(ctx context.Context, items []Item) ([]Outcome, error)
 
+	// Known returns all entries of compute records with each LocalRecordID, on any
+	// resource and of any submit time.
+	Known(ctx context.Context, recordIDs []string) ([][]Entry, error)
+
+	// Apply stores what was decided, and in the same transaction moves the cursor;
+	// nil moves none. It returns the entries' IDs. CodeConflict: an entry is not
+	// as it was when that was decided, and nothing was stored.
+	Apply(ctx context.Context, writes []Write, cursor *Cursor) ([]ID, error)
+
+	// Leave returns a page of pending entries in order of their IDs, and stores in
+	// the same transaction that they may leave from now on.
+	Leave(ctx context.Context, after ID) ([]Entry, error)
+
+	// Note keeps rows of the accounting that could not be used, and what was left
+	// out.
+	Note(ctx context.Context, bad []BadRow, skips []Skipped) error
+
+	// ReadWell forgets the bad rows of jobs that were read since.
+	ReadWell(ctx context.Context, jobIDs []string) error
+
 	// Cursor returns the source's cursor; its time is zero where there is
 	// none yet.
 	Cursor(ctx context.Context, source string) (Cursor, error)
@@ -47,7 +67,9 @@ type Queue interface {
 	// without an entry are left out.
 	Failed(ctx context.Context, records []amieusage.FailedRecord) (int, error)
 
-	// Retry makes entries pending and returns how many were not.
+	// Retry makes entries pending and returns how many were not. What was decided
+	// stands: entries that are held, dropped, waiting or superseded stay as they
+	// are.
 	// CodeNotFound names an entry that does not exist.
 	Retry(ctx context.Context, which Selection) (int, error)
 
@@ -85,6 +107,22 @@ const (
 	Revised   Change = "changed"   // new revision
 	Unchanged Change = "unchanged" // content known already
 )
+
+// A BadRow is a row of the accounting that could not be used.
+type BadRow struct {
+	JobID     string // as users know it; "" where it could not be read
+	Reason    string
+	Place     string
+	FirstSeen time.Time
+	LastSeen  time.Time
+}
+
+// Skipped counts jobs that the last reading left out.
+type Skipped struct {
+	Account, Partition, Reason string
+	Jobs                       int64
+	Seconds                    int64 // of run time
+}
 
 // An Outcome is what became of one item.
 type Outcome struct {

@@ -307,6 +307,9 @@ func (r *Rules) ResourceOf(job *scheduler.Job) *Resource {
 	return nil
 }
 
+// RecordIDOf returns the LocalRecordID that the job's record has, or would have.
+func (r *Rules) RecordIDOf(job *scheduler.Job) (string, error) { return r.RecordID.of(job) }
+
 // NamesOf returns the project and user of a job, and the rules by which, for
 // people; ok is false where the account is not included.
 func (r *Rules) NamesOf(job *scheduler.Job) (project, projectBy, user, userBy string, ok bool) {

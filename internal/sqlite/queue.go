@@ -25,18 +25,26 @@ func (q *Outbox) Enqueue(ctx context.Context, items []outbox.Item, cursor *outbo
 	}
 	var outcomes []outbox.Outcome
 	_, err = q.change(ctx, what, func(tx *queueTransaction) (int, error) {
-		if outcomes, err = tx.enqueueAll(entries); err != nil || cursor == nil {
+		if outcomes, err = tx.enqueueAll(entries); err != nil {
 			return 0, err
 		}
-		stmt := tx.conn.Prep(`INSERT INTO cursors (source, at) VALUES (?, ?) ON CONFLICT DO UPDATE SET at = excluded.at`)
-		stmt.BindText(1, cursor.Source)
-		stmt.BindInt64(2, ledger.Nanos(cursor.At))
-		return 0, run(stmt)
+		return 0, tx.move(cursor)
 	})
 	if err != nil {
 		return nil, err
 	}
 	return outcomes, nil
+}
+
+// move moves a cursor; nil: none.
+func (tx *queueTransaction) move(cursor *outbox.Cursor) error {
+	if cursor == nil {
+		return nil
+	}
+	stmt := tx.conn.Prep(`INSERT INTO cursors (source, at) VALUES (?, ?) ON CONFLICT DO UPDATE SET at = excluded.at`)
+	stmt.BindText(1, cursor.Source)
+	stmt.BindInt64(2, ledger.Nanos(cursor.At))
+	return run(stmt)
 }
 
 // errPreview takes back the transaction of a preview.
@@ -72,7 +80,7 @@ func (tx *queueTransaction) enqueueAll(entries []outbox.Entry) ([]outbox.Outcome
 		outcomes[i] = outbox.Outcome{ID: id, Change: change, Repeated: known[id]}
 		known[id] = true
 	}
-	return outcomes, nil
+	return outcomes, tx.keepNumber()
 }
 
 func (tx *queueTransaction) enqueue(e outbox.Entry) (outbox.ID, outbox.Change, error) {
@@ -82,8 +90,8 @@ func (tx *queueTransaction) enqueue(e outbox.Entry) (outbox.ID, outbox.Change, e
 		return 0, "", err
 	}
 	stmt := tx.conn.Prep(`
-		INSERT INTO entries (resource_id, usage_type, local_record_id, key_time, state, revision, digest, charge, enqueued_at)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+		INSERT INTO entries (resource_id, usage_type, local_record_id, key_time, state, revision, digest, charge, enqueued_at, stored)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 		ON CONFLICT (local_record_id, key_time, resource_id, usage_type) DO NOTHING`)
 	stmt.BindInt64(1, resource)
 	stmt.BindInt64(2, ledger.UsageTypeNumber(identity.UsageType))
@@ -94,6 +102,7 @@ func (tx *queueTransaction) enqueue(e outbox.Entry) (outbox.ID, outbox.Change, e
 	stmt.BindBytes(7, e.Digest[:])
 	stmt.BindInt64(8, e.Charge)
 	stmt.BindInt64(9, ledger.Nanos(e.EnqueuedAt))
+	stmt.BindInt64(10, tx.stored)
 	if err := run(stmt); err != nil {
 		return 0, "", err
 	}
@@ -108,16 +117,24 @@ func (tx *queueTransaction) enqueue(e outbox.Entry) (outbox.ID, outbox.Change, e
 		return 0, "", err
 	}
 	e.ID = row.id
+	if row.Digest != e.Digest {
+		if err := tx.keepRevision(row.id); err != nil {
+			return 0, "", err
+		}
+	}
 	revised, err := tx.apply(&row, func(p *outbox.Progress) bool { return p.Revise(e.Progress) })
 	if err != nil || !revised {
 		return e.ID, outbox.Unchanged, err
 	}
-	stmt = tx.conn.Prep(`UPDATE entries SET revision = ?, digest = ?, charge = ?, enqueued_at = ? WHERE entry_id = ?`)
+	// What the accounting had given is now as somebody has given it by hand.
+	const set = `decision = CASE WHEN ended <> 0 THEN 4 ELSE decision END, ended = 0, rate_id = 0`
+	stmt = tx.conn.Prep(`UPDATE entries SET revision = ?, digest = ?, charge = ?, enqueued_at = ?, stored = ?, ` + set + ` WHERE entry_id = ?`)
 	stmt.BindInt64(1, row.Revision)
 	stmt.BindBytes(2, row.Digest[:])
 	stmt.BindInt64(3, row.Charge)
 	stmt.BindInt64(4, ledger.Nanos(row.EnqueuedAt))
-	stmt.BindInt64(5, int64(e.ID))
+	stmt.BindInt64(5, tx.stored)
+	stmt.BindInt64(6, int64(e.ID))
 	if err := run(stmt); err != nil {
 		return 0, "", err
 	}
@@ -125,10 +142,24 @@ func (tx *queueTransaction) enqueue(e outbox.Entry) (outbox.ID, outbox.Change, e
 	return e.ID, outbox.Revised, tx.storeRecord(stmt, e)
 }
 
+// keepRevision keeps the present content of an entry that is to get another.
+func (tx *queueTransaction) keepRevision(id outbox.ID) error {
+	stmt := tx.conn.Prep(`
+		INSERT INTO revisions (entry_id, revision, place, record, rate_id, state, reason, enqueued_at, sent_at)
+		SELECT entry_id, revision, place, record, rate_id, state, reason, enqueued_at, sent_at
+		FROM entries JOIN records USING (entry_id) WHERE entry_id = ? ON CONFLICT DO NOTHING`)
+	stmt.BindInt64(1, int64(id))
+	return run(stmt)
+}
+
 func (tx *queueTransaction) storeRecord(stmt *sqlite.Stmt, e outbox.Entry) error {
-	tx.record = e.Record.AppendJSON(tx.record[:0])
+	if e.Job != nil {
+		tx.record = outbox.AppendJob(tx.record[:0], e.Job)
+	} else {
+		tx.record = e.Record.AppendJSON(tx.record[:0])
+	}
 	stmt.BindText(1, e.Place)
-	stmt.BindText(2, string(tx.record))
+	stmt.BindBytes(2, tx.record)
 	stmt.BindInt64(3, int64(e.ID))
 	return run(stmt)
 }
@@ -182,6 +213,9 @@ func (q *Outbox) Loaded(ctx context.Context, records []amieusage.LoadedRecord) (
 			}
 			if changed {
 				loaded++
+				if err := tx.releaseWaiting(row.id); err != nil {
+					return 0, err
+				}
 			}
 		}
 		return loaded, nil
@@ -227,6 +261,9 @@ func (q *Outbox) Retry(ctx context.Context, which outbox.Selection) (int, error)
 			row, err := tx.get(id)
 			if err != nil {
 				return 0, err
+			}
+			if row.decision == outbox.DecidedHold || row.decision == outbox.DecidedDrop {
+				continue
 			}
 			changed, err := tx.apply(&row, (*outbox.Progress).Retry)
 			if err != nil {

@@ -17,8 +17,11 @@ import (
 type queueTransaction struct {
 	conn      *sqlite.Conn
 	resources map[string]int64
+	rates     map[string]int64
 	counts    map[resourceState]int64 // what is to be added to the table
 	record    []byte                  // scratch
+	stored    int64                   // the number of this transaction
+	leaving   int64                   // up to which what is pending may have left
 }
 
 type resourceState struct {
@@ -28,8 +31,12 @@ type resourceState struct {
 
 // queueRow is what the rules need of an entry.
 type queueRow struct {
-	id       outbox.ID
-	resource int64
+	id         outbox.ID
+	resource   int64
+	stored     int64
+	decision   outbox.Decision
+	superseded bool
+	waitsFor   outbox.ID
 	outbox.Progress
 }
 
@@ -47,6 +54,9 @@ func (q *Outbox) change(ctx context.Context, what string, f func(tx *queueTransa
 		if err != nil {
 			return err
 		}
+		if err := tx.number(); err != nil {
+			return err
+		}
 		if n, err = f(tx); err != nil {
 			return err
 		}
@@ -56,6 +66,42 @@ func (q *Outbox) change(ctx context.Context, what string, f func(tx *queueTransa
 		return 0, err
 	}
 	return n, nil
+}
+
+// number gives the transaction its number.
+func (tx *queueTransaction) number() error {
+	return sqlitex.Execute(tx.conn, `SELECT (SELECT number + 1 FROM marks WHERE name = 'stored'), (SELECT number FROM marks WHERE name = 'leaving')`,
+		&sqlitex.ExecOptions{ResultFunc: func(stmt *sqlite.Stmt) error {
+			tx.stored, tx.leaving = stmt.ColumnInt64(0), stmt.ColumnInt64(1)
+			return nil
+		}})
+}
+
+// keepNumber stores the transaction's number, where an entry bears it.
+func (tx *queueTransaction) keepNumber() error {
+	stmt := tx.conn.Prep(`UPDATE marks SET number = ? WHERE name = 'stored'`)
+	stmt.BindInt64(1, tx.stored)
+	return run(stmt)
+}
+
+// rate returns the number of a rate's text, a new one where it is new; 0 for "".
+func (tx *queueTransaction) rate(text string) (int64, error) {
+	if text == "" {
+		return 0, nil
+	}
+	if id, ok := tx.rates[text]; ok {
+		return id, nil
+	}
+	err := sqlitex.Execute(tx.conn, `INSERT INTO rates (text) VALUES (?) ON CONFLICT DO NOTHING`, &sqlitex.ExecOptions{Args: []any{text}})
+	if err != nil {
+		return 0, err
+	}
+	id, err := number(tx.conn, `SELECT rate_id FROM rates WHERE text = ?`, text)
+	if tx.rates == nil {
+		tx.rates = map[string]int64{}
+	}
+	tx.rates[text] = id
+	return id, err
 }
 
 func (tx *queueTransaction) addCounts() error {
@@ -87,7 +133,7 @@ func (tx *queueTransaction) resource(name string) (int64, error) {
 
 // progressColumns are what scanProgress reads, from column 0 on.
 const progressColumns = `entry_id, resource_id, state, reason, revision, digest, charge, attempts, failed_record_id,
-	enqueued_at, sent_at, loaded_at, loaded_digest, loaded_charge`
+	enqueued_at, sent_at, loaded_at, loaded_digest, loaded_charge, stored, decision, superseded, waits_for`
 
 func scanProgress(stmt *sqlite.Stmt) queueRow {
 	row := queueRow{
@@ -105,6 +151,10 @@ func scanProgress(stmt *sqlite.Stmt) queueRow {
 			LoadedAt:       ledger.TimeOrZero(stmt.ColumnInt64(11)),
 			LoadedCharge:   stmt.ColumnInt64(13),
 		},
+		stored:     stmt.ColumnInt64(14),
+		decision:   outbox.Decisions[stmt.ColumnInt(15)],
+		superseded: stmt.ColumnInt(16) != 0,
+		waitsFor:   outbox.ID(stmt.ColumnInt64(17)),
 	}
 	stmt.ColumnBytes(5, row.Digest[:])
 	switch {

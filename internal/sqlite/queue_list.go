@@ -14,9 +14,8 @@ import (
 	"github.com/amieusage/amieusage/internal/outbox"
 )
 
-// states are the states by their numbers in the file, which are in the order of
-// their names.
-var states = []outbox.State{outbox.Failed, outbox.Loaded, outbox.Pending, outbox.Queued, outbox.Rejected}
+// states are the states by their numbers in the file.
+var states = []outbox.State{outbox.Failed, outbox.Loaded, outbox.Pending, outbox.Queued, outbox.Rejected, outbox.Held, outbox.Dropped, outbox.Waiting}
 
 func stateNumber(state outbox.State) int64 { return int64(slices.Index(states, state)) }
 
@@ -29,18 +28,32 @@ func inState(state outbox.State) string {
 	return `state <> 1 AND state = ?1`
 }
 
-const entryColumns = progressColumns + `, usage_type, place, record`
+const entryColumns = progressColumns + `, usage_type, place, record, (SELECT text FROM rates r WHERE r.rate_id = entries.rate_id),
+	(SELECT number FROM marks WHERE name = 'leaving')`
 
 func scanEntry(stmt *sqlite.Stmt) (outbox.Entry, error) {
+	const from = 18 // the columns behind those of the progress
 	row := scanProgress(stmt)
-	e := outbox.Entry{ID: row.id, Progress: row.Progress, Place: stmt.ColumnText(15)}
-	if t := ledger.UsageTypeOf(stmt.ColumnInt64(14)); t != "" {
+	e := outbox.Entry{
+		ID: row.id, Progress: row.Progress, Place: stmt.ColumnText(from + 1), Decision: row.decision, Superseded: row.superseded,
+		WaitsFor: row.waitsFor, Left: row.stored <= stmt.ColumnInt64(from+4),
+	}
+	if t := ledger.UsageTypeOf(stmt.ColumnInt64(from)); t != "" {
 		e.Record = amieusage.NewRecord(t)
 	} else {
 		return e, fmt.Errorf("entry %d has an unknown usage type", e.ID)
 	}
-	raw := make([]byte, stmt.ColumnLen(16))
-	stmt.ColumnBytes(16, raw)
+	raw := make([]byte, stmt.ColumnLen(from+2))
+	stmt.ColumnBytes(from+2, raw)
+	if outbox.IsJob(raw) {
+		job, err := outbox.ParseJob(raw)
+		if err != nil {
+			return e, fmt.Errorf("the job of entry %d cannot be read: %w", e.ID, err)
+		}
+		job.Rate = stmt.ColumnText(from + 3)
+		e.Job, e.Record = job, job.Record()
+		return e, nil
+	}
 	if err := e.Record.UnmarshalJSON(raw); err != nil {
 		return e, fmt.Errorf("the record of entry %d cannot be read: %w", e.ID, err)
 	}

@@ -1,5 +1,8 @@
 -- Times are nanoseconds since 1970 in UTC, 0 where there is none; charges are
--- millionths of a unit.
+-- millionths of a unit. States are numbers: 0 failed, 1 loaded, 2 pending,
+-- 3 queued, 4 rejected, 5 held, 6 dropped, 7 waiting. Decisions are: 0 none,
+-- 1 limit, 2 hold, 3 drop, 4 set,
+-- 5 release, 6 not tracked.
 
 -- +goose Up
 PRAGMA application_id = 0x414d4f31;
@@ -7,6 +10,12 @@ PRAGMA application_id = 0x414d4f31;
 CREATE TABLE resources (
     resource_id INTEGER PRIMARY KEY,
     name        TEXT NOT NULL UNIQUE
+) STRICT;
+
+-- The texts of the rates that have charged jobs.
+CREATE TABLE rates (
+    rate_id INTEGER PRIMARY KEY,
+    text    TEXT NOT NULL UNIQUE
 ) STRICT;
 
 CREATE TABLE entries (
@@ -17,7 +26,7 @@ CREATE TABLE entries (
     usage_type       INTEGER NOT NULL,
     local_record_id  TEXT NOT NULL,
     key_time         INTEGER NOT NULL,
-    state            TEXT NOT NULL CHECK (state IN ('pending', 'queued', 'loaded', 'failed', 'rejected')),
+    state            INTEGER NOT NULL CHECK (state BETWEEN 0 AND 7),
     reason           TEXT NOT NULL DEFAULT '',
     revision         INTEGER NOT NULL,
     digest           BLOB NOT NULL,
@@ -31,24 +40,83 @@ CREATE TABLE entries (
     -- where that is the present one, or none.
     loaded_digest    BLOB,
     loaded_charge    INTEGER NOT NULL DEFAULT 0,
+    rate_id          INTEGER NOT NULL DEFAULT 0,
+    decision         INTEGER NOT NULL DEFAULT 0,
+    superseded       INTEGER NOT NULL DEFAULT 0,
+    waits_for        INTEGER NOT NULL DEFAULT 0,
+    -- The transaction that stored the present revision: what is above the number
+    -- of leaving never left.
+    stored           INTEGER NOT NULL DEFAULT 0,
+    -- When the job ended; 0 for what is no job of the accounting.
+    ended            INTEGER NOT NULL DEFAULT 0,
     UNIQUE (local_record_id, key_time, resource_id, usage_type)
 ) STRICT;
 
 -- The content of an entry, apart from what changes at every step of its
--- delivery.
+-- delivery: a record's JSON, or the bytes of a job.
 CREATE TABLE records (
     entry_id INTEGER PRIMARY KEY REFERENCES entries,
     place    TEXT NOT NULL,
-    record   TEXT NOT NULL
+    record   BLOB NOT NULL
 ) STRICT;
 
+-- The contents that an entry had before, and how far each came.
+CREATE TABLE revisions (
+    entry_id    INTEGER NOT NULL,
+    revision    INTEGER NOT NULL,
+    place       TEXT NOT NULL,
+    record      BLOB NOT NULL,
+    rate_id     INTEGER NOT NULL,
+    state       INTEGER NOT NULL,
+    reason      TEXT NOT NULL,
+    enqueued_at INTEGER NOT NULL,
+    sent_at     INTEGER NOT NULL,
+    PRIMARY KEY (entry_id, revision)
+) STRICT, WITHOUT ROWID;
+
+-- What people, and limits, have decided: never changed, only followed by others.
+CREATE TABLE decisions (
+    decision_id     INTEGER PRIMARY KEY,
+    local_record_id TEXT NOT NULL,
+    entry_id        INTEGER NOT NULL,
+    kind            TEXT NOT NULL,
+    value           TEXT NOT NULL,
+    comment         TEXT NOT NULL,
+    who             TEXT NOT NULL,
+    at              INTEGER NOT NULL
+) STRICT;
+CREATE INDEX decisions_by_record ON decisions (local_record_id);
+
+-- Rows of the accounting that could not be used, until they are read well or
+-- dropped.
+CREATE TABLE bad_rows (
+    job_id     TEXT NOT NULL,
+    reason     TEXT NOT NULL,
+    place      TEXT NOT NULL,
+    first_seen INTEGER NOT NULL,
+    last_seen  INTEGER NOT NULL,
+    PRIMARY KEY (job_id, reason)
+) STRICT, WITHOUT ROWID;
+
+-- What the last reading left out.
+CREATE TABLE skips (
+    account   TEXT NOT NULL,
+    partition TEXT NOT NULL,
+    reason    TEXT NOT NULL,
+    jobs      INTEGER NOT NULL,
+    seconds   INTEGER NOT NULL,
+    PRIMARY KEY (account, partition, reason)
+) STRICT, WITHOUT ROWID;
+
 -- What is not loaded is found without passing over the millions that are.
-CREATE INDEX open_entries ON entries (state) WHERE state <> 'loaded';
+CREATE INDEX open_entries ON entries (state) WHERE state <> 1;
+CREATE INDEX waiting_entries ON entries (waits_for) WHERE waits_for <> 0;
+CREATE INDEX ended_entries ON entries (ended) WHERE ended <> 0;
 
 -- How many entries are in a state.
 CREATE TABLE counts (
     resource_id INTEGER NOT NULL REFERENCES resources,
-    state       TEXT NOT NULL,
+    state       INTEGER NOT NULL,
     entries     INTEGER NOT NULL,
     PRIMARY KEY (resource_id, state)
 ) STRICT, WITHOUT ROWID;
@@ -58,3 +126,11 @@ CREATE TABLE cursors (
     source TEXT PRIMARY KEY,
     at     INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+-- stored: the newest transaction. leaving: up to which what is pending may have
+-- left.
+CREATE TABLE marks (
+    name   TEXT PRIMARY KEY,
+    number INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+INSERT INTO marks VALUES ('stored', 0), ('leaving', 0);

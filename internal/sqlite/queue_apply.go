@@ -1,0 +1,342 @@
+package sqlite
+
+import (
+	"context"
+	"slices"
+	"strconv"
+
+	"zombiezen.com/go/sqlite"
+	"zombiezen.com/go/sqlite/sqlitex"
+
+	"github.com/amieusage/amieusage"
+	"github.com/amieusage/amieusage/internal/ledger"
+	"github.com/amieusage/amieusage/internal/outbox"
+)
+
+// Known returns the entries of each LocalRecordID.
+func (q *Outbox) Known(ctx context.Context, recordIDs []string) ([][]outbox.Entry, error) {
+	known := make([][]outbox.Entry, len(recordIDs))
+	err := q.db.read(ctx, func(conn *sqlite.Conn) error {
+		stmt := conn.Prep(`SELECT ` + entryColumns + ` FROM entries JOIN records USING (entry_id)
+			WHERE local_record_id = ? AND usage_type = ? ORDER BY key_time, entry_id`)
+		for i, id := range recordIDs {
+			stmt.BindText(1, id)
+			stmt.BindInt64(2, ledger.UsageTypeNumber(amieusage.Compute))
+			for {
+				ok, err := stmt.Step()
+				if err != nil {
+					return err
+				}
+				if !ok {
+					break
+				}
+				e, err := scanEntry(stmt)
+				if err != nil {
+					_ = stmt.Reset()
+					return err
+				}
+				known[i] = append(known[i], e)
+			}
+			if err := stmt.Reset(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return known, err
+}
+
+// Leave returns a page of pending entries, which may leave from now on.
+func (q *Outbox) Leave(ctx context.Context, after outbox.ID) (page []outbox.Entry, err error) {
+	_, err = q.change(ctx, "leave", func(tx *queueTransaction) (int, error) {
+		if page, err = entries(tx.conn, inState(outbox.Pending)+` AND entry_id > ?2 ORDER BY entry_id LIMIT ?3`,
+			stateNumber(outbox.Pending), int64(after), outbox.DefaultPage); err != nil || len(page) == 0 || tx.leaving == tx.stored-1 {
+			return 0, err
+		}
+		return 0, run(tx.conn.Prep(`UPDATE marks SET number = (SELECT number FROM marks WHERE name = 'stored') WHERE name = 'leaving'`))
+	})
+	for i := range page {
+		page[i].Left = true
+	}
+	return page, err
+}
+
+// Apply stores what was decided and moves the cursor.
+func (q *Outbox) Apply(ctx context.Context, writes []outbox.Write, cursor *outbox.Cursor) ([]outbox.ID, error) {
+	what := "apply"
+	if cursor != nil {
+		what = "apply, move cursor"
+	}
+	ids := make([]outbox.ID, len(writes))
+	now := q.clock()
+	_, err := q.change(ctx, what, func(tx *queueTransaction) (int, error) {
+		for i := range writes {
+			w := writes[i]
+			if w.Content {
+				charge, err := w.Entry.Record.Common().Charge.Millionths()
+				if err == nil {
+					err = w.Entry.Record.Validate()
+				}
+				if err != nil {
+					return 0, &amieusage.Error{Code: amieusage.CodeInvalid, Message: "record " + strconv.Itoa(i+1) + " cannot be stored", Err: err}
+				}
+				w.Entry.Digest, w.Entry.Charge, w.Entry.EnqueuedAt = amieusage.ContentDigest(w.Entry.Record), charge, now
+			}
+			var err error
+			if w.ID == 0 {
+				ids[i], err = tx.insert(w.Entry)
+			} else {
+				ids[i], err = w.ID, tx.rewrite(&w)
+			}
+			if err != nil {
+				return 0, err
+			}
+		}
+		if len(writes) > 0 {
+			if err := tx.keepNumber(); err != nil {
+				return 0, err
+			}
+		}
+		return 0, tx.move(cursor)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return ids, nil
+}
+
+// insert stores a new entry.
+func (tx *queueTransaction) insert(e outbox.Entry) (outbox.ID, error) {
+	identity := e.Record.Identity()
+	resource, err := tx.resource(identity.Resource)
+	if err != nil {
+		return 0, err
+	}
+	rate, ended, err := tx.jobColumns(&e)
+	if err != nil {
+		return 0, err
+	}
+	stmt := tx.conn.Prep(`
+		INSERT INTO entries (resource_id, usage_type, local_record_id, key_time, state, reason, revision, digest, charge, enqueued_at, stored,
+			rate_id, decision, superseded, waits_for, ended)
+		VALUES (?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (local_record_id, key_time, resource_id, usage_type) DO NOTHING`)
+	stmt.BindInt64(1, resource)
+	stmt.BindInt64(2, ledger.UsageTypeNumber(identity.UsageType))
+	stmt.BindText(3, identity.LocalRecordID)
+	stmt.BindInt64(4, ledger.Nanos(identity.KeyTime))
+	stmt.BindInt64(5, stateNumber(e.State))
+	stmt.BindText(6, e.Reason)
+	stmt.BindBytes(7, e.Digest[:])
+	stmt.BindInt64(8, e.Charge)
+	stmt.BindInt64(9, ledger.Nanos(e.EnqueuedAt))
+	stmt.BindInt64(10, tx.stored)
+	stmt.BindInt64(11, rate)
+	stmt.BindInt64(12, int64(slices.Index(outbox.Decisions, e.Decision)))
+	stmt.BindBool(13, e.Superseded)
+	stmt.BindInt64(14, int64(e.WaitsFor))
+	stmt.BindInt64(15, ended)
+	if err := run(stmt); err != nil {
+		return 0, err
+	}
+	if tx.conn.Changes() == 0 {
+		return 0, errStale // it has come to be there since
+	}
+	e.ID = outbox.ID(tx.conn.LastInsertRowID())
+	tx.counts[resourceState{resource, e.State}]++
+	return e.ID, tx.storeRecord(tx.conn.Prep(`INSERT INTO records (place, record, entry_id) VALUES (?, ?, ?)`), e)
+}
+
+// errStale says that an entry is not what a decision went by.
+var errStale = &amieusage.Error{Code: amieusage.CodeConflict, Message: "an entry of the outbox has changed meanwhile", Hint: "run the command again"}
+
+// rewrite changes or deletes an entry.
+func (tx *queueTransaction) rewrite(w *outbox.Write) error {
+	row, err := tx.get(w.ID)
+	if err != nil {
+		return err
+	}
+	if w.Was != (outbox.Version{Revision: row.Revision, State: row.State, Left: row.stored <= tx.leaving}) {
+		return errStale
+	}
+	if w.Delete {
+		for _, statement := range []string{`DELETE FROM records WHERE entry_id = ?`, `DELETE FROM entries WHERE entry_id = ?`} {
+			stmt := tx.conn.Prep(statement)
+			stmt.BindInt64(1, int64(w.ID))
+			if err := run(stmt); err != nil {
+				return err
+			}
+		}
+		tx.counts[resourceState{row.resource, row.State}]--
+		return nil
+	}
+	e := w.Entry
+	e.ID = w.ID
+	if w.Content {
+		if err := tx.rewriteContent(w, &row, e); err != nil {
+			return err
+		}
+	}
+	stmt := tx.conn.Prep(`UPDATE entries SET state = ?, reason = ?, decision = ?, superseded = ?, waits_for = ? WHERE entry_id = ?`)
+	stmt.BindInt64(1, stateNumber(e.State))
+	stmt.BindText(2, e.Reason)
+	stmt.BindInt64(3, int64(slices.Index(outbox.Decisions, e.Decision)))
+	stmt.BindBool(4, e.Superseded)
+	stmt.BindInt64(5, int64(e.WaitsFor))
+	stmt.BindInt64(6, int64(e.ID))
+	tx.counts[resourceState{row.resource, row.State}]--
+	tx.counts[resourceState{row.resource, e.State}]++
+	return run(stmt)
+}
+
+// rewriteContent gives an entry another content, on the same resource.
+func (tx *queueTransaction) rewriteContent(w *outbox.Write, row *queueRow, e outbox.Entry) error {
+	rate, ended, err := tx.jobColumns(&e)
+	if err != nil {
+		return err
+	}
+	if w.Revise {
+		if err := tx.keepRevision(e.ID); err != nil {
+			return err
+		}
+		row.Revision++
+		stmt := tx.conn.Prep(`
+			UPDATE entries SET revision = ?, digest = ?, charge = ?, enqueued_at = ?, stored = ?, attempts = 0, sent_at = 0,
+				loaded_digest = CASE WHEN loaded_at <> 0 THEN coalesce(loaded_digest, digest) END
+			WHERE entry_id = ?`)
+		stmt.BindInt64(1, row.Revision)
+		stmt.BindBytes(2, e.Digest[:])
+		stmt.BindInt64(3, e.Charge)
+		stmt.BindInt64(4, ledger.Nanos(e.EnqueuedAt))
+		stmt.BindInt64(5, tx.stored)
+		stmt.BindInt64(6, int64(e.ID))
+		if err := run(stmt); err != nil {
+			return err
+		}
+	}
+	stmt := tx.conn.Prep(`UPDATE entries SET rate_id = ?, ended = ? WHERE entry_id = ?`)
+	stmt.BindInt64(1, rate)
+	stmt.BindInt64(2, ended)
+	stmt.BindInt64(3, int64(e.ID))
+	if err := run(stmt); err != nil {
+		return err
+	}
+	return tx.storeRecord(tx.conn.Prep(`UPDATE records SET place = ?, record = ? WHERE entry_id = ?`), e)
+}
+
+// jobColumns returns the numbers of a job's rate and end; 0 of any other record.
+func (tx *queueTransaction) jobColumns(e *outbox.Entry) (rate, ended int64, err error) {
+	if e.Job == nil {
+		return 0, 0, nil
+	}
+	rate, err = tx.rate(e.Job.Rate)
+	return rate, ledger.Nanos(e.Job.Facts.End), err
+}
+
+// releaseWaiting makes pending what waited for an entry to be confirmed.
+func (tx *queueTransaction) releaseWaiting(id outbox.ID) error {
+	var waiting []queueRow
+	err := sqlitex.Execute(tx.conn, `SELECT `+progressColumns+` FROM entries WHERE waits_for <> 0 AND waits_for = ?`, &sqlitex.ExecOptions{
+		Args: []any{int64(id)},
+		ResultFunc: func(stmt *sqlite.Stmt) error {
+			waiting = append(waiting, scanProgress(stmt))
+			return nil
+		},
+	})
+	if err != nil {
+		return err
+	}
+	for _, row := range waiting {
+		if row.State != outbox.Waiting {
+			continue
+		}
+		stmt := tx.conn.Prep(`UPDATE entries SET state = 2, waits_for = 0 WHERE entry_id = ?`)
+		stmt.BindInt64(1, int64(row.id))
+		if err := run(stmt); err != nil {
+			return err
+		}
+		tx.counts[resourceState{row.resource, outbox.Waiting}]--
+		tx.counts[resourceState{row.resource, outbox.Pending}]++
+	}
+	return nil
+}
+
+// Note keeps bad rows and what was left out.
+func (q *Outbox) Note(ctx context.Context, bad []outbox.BadRow, skips []outbox.Skipped) error {
+	now := ledger.Nanos(q.clock())
+	_, err := q.change(ctx, "note", func(tx *queueTransaction) (int, error) {
+		for _, row := range bad {
+			stmt := tx.conn.Prep(`INSERT INTO bad_rows (job_id, reason, place, first_seen, last_seen) VALUES (?1, ?2, ?3, ?4, ?4)
+				ON CONFLICT DO UPDATE SET place = excluded.place, last_seen = excluded.last_seen`)
+			stmt.BindText(1, row.JobID)
+			stmt.BindText(2, row.Reason)
+			stmt.BindText(3, row.Place)
+			stmt.BindInt64(4, now)
+			if err := run(stmt); err != nil {
+				return 0, err
+			}
+		}
+		if skips == nil {
+			return 0, nil
+		}
+		if err := run(tx.conn.Prep(`DELETE FROM skips`)); err != nil {
+			return 0, err
+		}
+		for _, s := range skips {
+			stmt := tx.conn.Prep(`INSERT INTO skips (account, partition, reason, jobs, seconds) VALUES (?, ?, ?, ?, ?)`)
+			stmt.BindText(1, s.Account)
+			stmt.BindText(2, s.Partition)
+			stmt.BindText(3, s.Reason)
+			stmt.BindInt64(4, s.Jobs)
+			stmt.BindInt64(5, s.Seconds)
+			if err := run(stmt); err != nil {
+				return 0, err
+			}
+		}
+		return 0, nil
+	})
+	return err
+}
+
+// ReadWell forgets the bad rows of jobs.
+func (q *Outbox) ReadWell(ctx context.Context, jobIDs []string) error {
+	_, err := q.change(ctx, "read well", func(tx *queueTransaction) (int, error) {
+		for _, id := range jobIDs {
+			stmt := tx.conn.Prep(`DELETE FROM bad_rows WHERE job_id = ?`)
+			stmt.BindText(1, id)
+			if err := run(stmt); err != nil {
+				return 0, err
+			}
+		}
+		return 0, nil
+	})
+	return err
+}
+
+// BadRows returns the rows that could not be used, in order of their jobs.
+func (q *Outbox) BadRows(ctx context.Context) (rows []outbox.BadRow, err error) {
+	err = q.db.read(ctx, func(conn *sqlite.Conn) error {
+		return sqlitex.Execute(conn, `SELECT job_id, reason, place, first_seen, last_seen FROM bad_rows ORDER BY job_id, reason`, &sqlitex.ExecOptions{
+			ResultFunc: func(stmt *sqlite.Stmt) error {
+				rows = append(rows, outbox.BadRow{JobID: stmt.ColumnText(0), Reason: stmt.ColumnText(1), Place: stmt.ColumnText(2),
+					FirstSeen: ledger.TimeOrZero(stmt.ColumnInt64(3)), LastSeen: ledger.TimeOrZero(stmt.ColumnInt64(4))})
+				return nil
+			},
+		})
+	})
+	return rows, err
+}
+
+// Skips returns what the last reading left out, what ran for longest first.
+func (q *Outbox) Skips(ctx context.Context) (skips []outbox.Skipped, err error) {
+	err = q.db.read(ctx, func(conn *sqlite.Conn) error {
+		return sqlitex.Execute(conn, `SELECT account, partition, reason, jobs, seconds FROM skips ORDER BY seconds DESC, jobs DESC, account, partition, reason`, &sqlitex.ExecOptions{
+			ResultFunc: func(stmt *sqlite.Stmt) error {
+				skips = append(skips, outbox.Skipped{Account: stmt.ColumnText(0), Partition: stmt.ColumnText(1), Reason: stmt.ColumnText(2),
+					Jobs: stmt.ColumnInt64(3), Seconds: stmt.ColumnInt64(4)})
+				return nil
+			},
+		})
+	})
+	return skips, err
+}
