@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"os"
 	"os/exec"
+	"os/user"
+	"slices"
+	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/amieusage/amieusage"
 	"github.com/amieusage/amieusage/internal/agent"
@@ -26,9 +29,13 @@ const sacctSource = "sacct"
 type collectFlags struct {
 	files     []string
 	delimiter string
+	columns   string
 	since     string
+	until     string
 	dryRun    bool
-	from      time.Time // since, once checked
+	from, to  time.Time // since and until, once checked
+
+	acceptMissing bool
 	// preview is called with what would be enqueued, and nothing is.
 	preview func(outbox.Item)
 }
@@ -37,6 +44,8 @@ func (f *collectFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringArrayVarP(&f.files, "from-file", "f", nil, "read this dump of sacct, text or JSON, instead of running sacct; - is standard input (may be repeated)")
 	cmd.Flags().StringVar(&f.delimiter, "delimiter", "", "what parts the fields of a dump; found out from its header unless given")
 	cmd.Flags().StringVar(&f.since, "since", "", "collect from sacct what ended since this time, instead of the look-back (2026-01-01, for a back-fill)")
+	cmd.Flags().StringVar(&f.until, "until", "", "and before this one, with --since")
+	cmd.Flags().BoolVar(&f.acceptMissing, "accept-missing", false, "take jobs that sacct does not show any more for purged: they stay as they were charged")
 	cmd.Flags().BoolVar(&f.dryRun, "dry-run", false, "show what would be sent, and change nothing")
 }
 
@@ -61,6 +70,20 @@ func (f *collectFlags) check(now time.Time) (err error) {
 			return usageError("--since %s is not in the past", f.since)
 		}
 	}
+	if f.until != "" {
+		if f.since == "" {
+			return usageError("--until needs --since")
+		}
+		if f.to, err = amieusage.ParseTime(f.until); err != nil {
+			return usageError("--until %w", err)
+		}
+		if f.to.After(now) {
+			f.to = now
+		}
+		if !f.from.Before(f.to) {
+			return usageError("--until %s is not after --since %s", f.until, f.since)
+		}
+	}
 	return checkFiles(f.files)
 }
 
@@ -68,6 +91,7 @@ func (p *program) reportCommand() *cobra.Command {
 	s := &siteCommand{program: p}
 	var f collectFlags
 	var wait time.Duration
+	var reprice, yes bool
 	cmd := &cobra.Command{
 		Use:     "report --config site.yaml [--from-file DUMP...]",
 		GroupID: "site",
@@ -79,7 +103,9 @@ delivers what earlier ones could not.
 
 Every job is reported once, however often it is read: a job that is known
 already changes nothing, and one whose accounting has changed is sent again as
-a correction. Without --from-file sacct is run, over a window that reaches
+a correction, at the rate that it was charged by. Rules do not reach back: jobs
+that would cost otherwise by today's site.yaml are counted, and --reprice sends
+them. What was never charged follows today's rules at once. Without --from-file sacct is run, over a window that reaches
 back behind the last run, because jobs may appear in the accounting late.
 
 Exit status: 0 all well, 1 something was rejected or failed, 2 bad usage or
@@ -87,6 +113,7 @@ configuration, 3 the service was not reached (all is kept for the next run).`,
 		Example: `  amieusage report --config site.yaml
   amieusage report --config site.yaml --from-file dump.psv
   amieusage report --config site.yaml --since 2026-01-01
+  amieusage report --config site.yaml --reprice --since 2026-10-01 --until 2026-11-01
   zcat dump.psv.gz | amieusage report --config site.yaml --from-file - --dry-run`,
 		Args: f.dumpArguments,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -95,12 +122,20 @@ configuration, 3 the service was not reached (all is kept for the next run).`,
 			if err := f.check(p.clock()); err != nil {
 				return err
 			}
+			if reprice && slices.Contains(f.files, "-") {
+				return usageError("--reprice reads a dump twice: write standard input to a file first")
+			}
 			if f.dryRun {
 				return s.dryRun(ctx, &f)
 			}
 			return s.run(ctx, needRules|needService|needLock, func(a *agent.Agent) error {
 				if !cmd.Flags().Changed("wait") {
 					wait = s.config.ConfirmWait
+				}
+				if reprice {
+					if err := s.askReprice(ctx, &f, yes); err != nil {
+						return err
+					}
 				}
 				// What cannot be read does not keep what is pending from the
 				// service.
@@ -120,6 +155,8 @@ configuration, 3 the service was not reached (all is kept for the next run).`,
 	}
 	s.add(cmd)
 	f.add(cmd)
+	cmd.Flags().BoolVar(&reprice, "reprice", false, "charge the jobs that are read anew by today's rules, also those that were charged before; shows what that comes to, and asks")
+	cmd.Flags().BoolVar(&yes, "yes", false, "with --reprice: do not ask")
 	cmd.Flags().DurationVar(&wait, "wait", siteconfig.DefaultConfirmWait, "how long to wait for the service to load what was sent (confirm_wait in site.yaml)")
 	return cmd
 }
@@ -207,6 +244,46 @@ func (s *siteCommand) dryRun(ctx context.Context, f *collectFlags) error {
 	})
 }
 
+// askReprice shows what charging the jobs anew comes to, and asks. All that is
+// collected from then on is charged by today's rules.
+func (s *siteCommand) askReprice(ctx context.Context, f *collectFlags, yes bool) error {
+	look := *f
+	look.preview = func(outbox.Item) {}
+	bad := s.agent.Bad
+	s.agent.Bad = nil // they are told when they are read again
+	if err := s.collect(ctx, &look); err != nil {
+		return err
+	}
+	costly := s.agent.Summary.Costly
+	s.agent.Summary, s.agent.Bad, s.agent.Reprice = agent.Summary{}, bad, true
+	if costly.Jobs == 0 {
+		fmt.Fprintln(s.stderr, "no job that was charged before would cost otherwise")
+		return nil
+	}
+	table := tabwriter.NewWriter(s.stderr, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "RESOURCE\tPROJECT\tJOBS\tWAS\tWOULD BE")
+	for _, t := range costly.By() {
+		fmt.Fprintf(table, "%s\t%s\t%d\t%s\t%s\n", printable(t.Resource), printable(t.Project), t.Jobs, t.Was, t.Would)
+	}
+	fmt.Fprintf(table, "in all\t\t%d\t%s\t%s\n", costly.Jobs, costly.Was, costly.Would)
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	if yes {
+		return nil
+	}
+	in, ok := s.stdin.(*os.File)
+	if !ok || !term.IsTerminal(int(in.Fd())) {
+		return usageError("nothing was changed: confirm with --yes")
+	}
+	fmt.Fprint(s.stderr, "send these charges? (yes/no) ")
+	var answer string
+	if _, err := fmt.Fscanln(in, &answer); err != nil || answer != "yes" && answer != "y" {
+		return usageError("nothing was changed")
+	}
+	return nil
+}
+
 // collect collects from the dumps, or else from sacct.
 func (s *siteCommand) collect(ctx context.Context, f *collectFlags) error {
 	if len(f.files) == 0 {
@@ -248,14 +325,18 @@ func (s *siteCommand) collectSacct(ctx context.Context, f *collectFlags) error {
 	if !f.from.IsZero() {
 		from = f.from
 	}
-	moved := &outbox.Cursor{Source: sacctSource, At: now}
-	if !cursor.At.IsZero() && from.After(cursor.At) {
-		moved = nil // what ended between the cursor and the window is still to be collected
+	until := now
+	if !f.to.IsZero() {
+		until = f.to
 	}
 	sacct := &slurm.Sacct{Path: s.config.Slurm.Sacct, Timeout: s.config.Slurm.Timeout, Clusters: s.config.Slurm.Clusters, Logger: s.agent.Log, Clock: s.clock}
-	source := scheduler.SourceFunc(func(ctx context.Context) iter.Seq2[*scheduler.Job, error] { return sacct.Ended(ctx, from, now) })
-	err = s.agent.Collect(ctx, source, moved, f.preview)
-	s.countRows(sacct.Stats())
+	caller := ""
+	if u, err := user.Current(); err == nil && u.Uid != "0" {
+		caller = u.Username
+	}
+	err = s.agent.CollectWindow(ctx, sacct, agent.Window{
+		From: from, To: until, Source: sacctSource, Cursor: cursor.At, Caller: caller, AcceptMissing: f.acceptMissing,
+	}, f.preview)
 	return err
 }
 

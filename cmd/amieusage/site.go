@@ -120,6 +120,19 @@ func (s *siteCommand) finish(ctx context.Context, runErr error) error {
 		sum.Charge = map[string]agent.Charge{}
 	}
 	sum.Outbox = map[outbox.State]int64{}
+	rows, err := s.queue.BadRows(context.WithoutCancel(ctx))
+	if err != nil {
+		return errors.Join(runErr, err)
+	}
+	sum.BadRows = int64(len(rows))
+	if skips := sum.Skips(); len(skips) > 0 {
+		if err := s.queue.Note(context.WithoutCancel(ctx), nil, skips); err != nil {
+			return errors.Join(runErr, err)
+		}
+	}
+	if err := s.waitingFor(context.WithoutCancel(ctx), sum); err != nil {
+		return errors.Join(runErr, err)
+	}
 	for _, state := range outbox.States {
 		sum.Outbox[state] = 0
 	}
@@ -149,6 +162,28 @@ func (s *siteCommand) finish(ctx context.Context, runErr error) error {
 	return nil
 }
 
+// waitingFor tells of the records that wait for another one to be at 0, which has
+// failed.
+func (s *siteCommand) waitingFor(ctx context.Context, sum *agent.Summary) error {
+	for e, err := range outbox.All(ctx, s.queue, outbox.Filter{States: []outbox.State{outbox.Waiting}}) {
+		if err != nil {
+			return err
+		}
+		old, err := s.queue.Get(ctx, e.WaitsFor)
+		if err != nil {
+			return err
+		}
+		if old.State == outbox.Failed || old.State == outbox.Rejected {
+			sum.Waiting++
+			if sum.Waiting <= maxTold {
+				fmt.Fprintf(s.stderr, "waiting: %s is not sent, as the job's record on %s cannot be brought to 0: %s\n",
+					printable(e.Record.String()), printable(old.Record.Common().Resource), printable(old.Reason))
+			}
+		}
+	}
+	return nil
+}
+
 func (s *siteCommand) printSummary(sum *agent.Summary) error {
 	var b strings.Builder
 	line := func(name string, n int64, note string) {
@@ -174,7 +209,22 @@ func (s *siteCommand) printSummary(sum *agent.Summary) error {
 	line("rejected", sum.Rejected, inAll(sum, outbox.Rejected, sum.Rejected))
 	line("loaded", sum.Loaded, "")
 	line("failed", sum.Failed, inAll(sum, outbox.Failed, sum.Failed))
-	line("pending", sum.Outbox[outbox.Pending]+sum.Outbox[outbox.Queued], waiting(sum))
+	line("pending", sum.Outbox[outbox.Pending]+sum.Outbox[outbox.Queued]+sum.Outbox[outbox.Waiting], waiting(sum))
+	for _, more := range []struct {
+		name string
+		n    int64
+		note string
+	}{
+		{"held", sum.Outbox[outbox.Held], "see: amieusage records list --state held"},
+		{"untracked", sum.Untracked, "none of the rated TRES was recorded: charged 0"},
+		{"decided", sum.Decided, "stay as a person has decided"},
+		{"would cost", sum.Costly.Jobs, fmt.Sprintf("%s instead of %s by today's rules (to send it: amieusage report --reprice)", sum.Costly.Would, sum.Costly.Was)},
+		{"bad rows", sum.BadRows, "in all (see: amieusage records list --state bad)"},
+	} {
+		if more.n > 0 {
+			line(more.name, more.n, more.note)
+		}
+	}
 	var resources []string
 	for name := range sum.Charge {
 		resources = append(resources, name)
@@ -192,7 +242,7 @@ func (s *siteCommand) printSummary(sum *agent.Summary) error {
 		}
 		if told++; told > maxTold {
 			fmt.Fprintf(s.stderr, "and %d more (see: amieusage outbox list --state rejected,failed)\n",
-				sum.Rejected+sum.Failed-maxTold)
+				sum.Rejected+sum.Failed+sum.Held-maxTold)
 			break
 		}
 		fmt.Fprintf(s.stderr, "%s: %s: %s\n", p.Kind, printable(p.Record), printable(p.Reason))
@@ -227,6 +277,9 @@ func waiting(sum *agent.Summary) string {
 	}
 	if n := sum.Outbox[outbox.Queued]; n > 0 {
 		parts = append(parts, fmt.Sprintf("%d accepted and not yet loaded", n))
+	}
+	if n := sum.Outbox[outbox.Waiting]; n > 0 {
+		parts = append(parts, fmt.Sprintf("%d wait until the job's record on another resource is at 0", n))
 	}
 	return strings.Join(parts, ", ")
 }

@@ -48,7 +48,8 @@ type Agent struct {
 	ahead    *confirmation // what Deliver has confirmed, for Confirm to go on from
 	enqueued chan struct{} // tells Deliver of entriesAhead more entries; nil: nobody waits
 
-	runCharge apd.Decimal // what the run has charged so far, against its limit
+	runCharge apd.Decimal     // what the run has charged so far, against its limit
+	tracked   map[string]bool // the texts of rates of which some job had what they are for
 }
 
 // Count calls f with the summary, for it to be changed.
@@ -76,6 +77,8 @@ type Summary struct {
 	Shifted   int64                  `json:"shifted,omitempty"`    // jobs that are known at another submit time, and not sent
 	Untracked int64                  `json:"untracked,omitempty"`  // jobs of which none of the rated TRES was recorded, charged 0
 	Costly    Costly                 `json:"would_cost,omitzero"`  // jobs that would cost otherwise by today's rules
+	Waiting   int64                  `json:"waiting,omitempty"`    // records that wait for another one, which has failed
+	BadRows   int64                  `json:"bad_rows,omitempty"`   // rows of all runs that could not be used yet
 	Charge    map[string]Charge      `json:"charge"`               // of new and changed records, by resource
 	WouldSend []json.RawMessage      `json:"would_send,omitempty"` // the records that a dry run would send
 	Outbox    map[outbox.State]int64 `json:"outbox,omitempty"`     // all entries, by state
@@ -169,7 +172,7 @@ func (s *Summary) problem(p Problem) {
 var kinds = []string{"bad", "held", "rejected", "failed"}
 
 // OK reports whether nothing of the run needs anybody's attention.
-func (s *Summary) OK() bool { return s.Bad == 0 && s.Rejected == 0 && s.Failed == 0 && s.Held == 0 }
+func (s *Summary) OK() bool { return s.Bad == 0 && s.Rejected == 0 && s.Failed == 0 && s.Held == 0 && s.Waiting == 0 }
 
 // leftOut counts a job that is not reported, by account, partition and reason.
 func (s *Summary) leftOut(job *scheduler.Job, reason string) {

@@ -27,8 +27,13 @@ const enqueueItems = 2000
 // With preview, nothing is stored: it is called with each record that would be
 // sent.
 func (a *Agent) Collect(ctx context.Context, source scheduler.Source, cursor *outbox.Cursor, preview func(outbox.Item)) error {
-	c := &collecting{Agent: a, cursor: cursor, preview: preview, seen: idSet{}, decider: outbox.Decider{Reprice: a.Reprice}}
-	return c.run(ctx, source)
+	c := a.collecting(preview)
+	c.cursor = cursor
+	return errors.Join(c.run(ctx, source), a.judgeTracking(ctx, preview))
+}
+
+func (a *Agent) collecting(preview func(outbox.Item)) *collecting {
+	return &collecting{Agent: a, preview: preview, seen: idSet{}, decider: outbox.Decider{Reprice: a.Reprice}}
 }
 
 // A collecting is one run of Collect.
@@ -100,6 +105,12 @@ func (c *collecting) assess(job *scheduler.Job) error {
 	if today.Problem != nil {
 		return today.Problem
 	}
+	if today.Skip == "" && !today.Made.Untracked {
+		if c.tracked == nil {
+			c.tracked = map[string]bool{}
+		}
+		c.tracked[today.Made.Rate.Text()] = true
+	}
 	c.well = append(c.well, job.DisplayID)
 	return nil
 }
@@ -152,10 +163,12 @@ func (c *collecting) store(ctx context.Context, cursor *outbox.Cursor) error {
 		c.count(plans, ids, ends)
 		break
 	}
-	if c.preview == nil {
+	if c.preview == nil && len(c.well) > 0 {
 		if err := c.Queue.ReadWell(ctx, c.well); err != nil {
 			return err
 		}
+	}
+	if c.preview == nil && len(c.bad) > 0 {
 		if err := c.Queue.Note(ctx, c.bad, nil); err != nil {
 			return err
 		}
@@ -182,6 +195,8 @@ func (c *collecting) brake(plan *outbox.Plan) {
 			continue
 		}
 		switch limit := c.Rules.Limits.PerJob; {
+		case e.Job.Made.Untracked && !c.tracked[e.Job.Rate]:
+			e.State, e.Decision, e.Reason = outbox.Held, outbox.NotTracked, "no job that was read has any of what its rate is for"
 		case !limit.IsZero() && e.Job.Made.Charge.Cmp(limit) > 0:
 			e.State, e.Decision, e.Reason = outbox.Held, outbox.DecidedByLimit, "its charge is above limits: per_job, "+limit.String()
 		case c.overRun(e.Job.Made.Charge):
@@ -261,7 +276,10 @@ func (c *collecting) count(plans []outbox.Plan, ids []outbox.ID, ends []int) {
 				continue
 			}
 			c.ahead++
-			if last := plan.Writes[len(plan.Writes)-1].Entry; last.State == outbox.Held {
+			if last := plan.Writes[len(plan.Writes)-1].Entry; last.Decision == outbox.NotTracked {
+				s.Untracked++
+				continue // whether they are sent shows when all is read
+			} else if last.State == outbox.Held {
 				s.Held++
 				problems = append(problems, Problem{Kind: "held", Place: reading.Job.Place.String(), Record: plan.Sent.String(),
 					Reason: last.Reason + " (see: amieusage records release)"})
@@ -375,6 +393,12 @@ func (a *Agent) Records(ctx context.Context, source scheduler.Source) iter.Seq2[
 // beside any number of jobs. IDs are given one after the other: the set holds
 // pages of those that share all bits but the last twelve.
 type idSet map[outbox.ID]*[64]uint64
+
+// has reports whether the ID is in the set.
+func (s idSet) has(id outbox.ID) bool {
+	page := s[id>>12]
+	return page != nil && page[id>>6&63]&(1<<(id&63)) != 0
+}
 
 // add reports whether the ID was in the set already.
 func (s idSet) add(id outbox.ID) bool {

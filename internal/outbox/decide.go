@@ -67,8 +67,8 @@ type Version struct {
 	Left     bool
 }
 
-// version returns the entry's version.
-func (e *Entry) version() Version { return Version{e.Revision, e.State, e.Left} }
+// Version returns what decisions about the entry go by.
+func (e *Entry) Version() Version { return Version{e.Revision, e.State, e.Left} }
 
 // MayBeCharged reports whether something of the entry may be at the service: it
 // was loaded, or is on its way, or was sent with an outcome that nobody knows.
@@ -174,7 +174,7 @@ func (d *Decider) uncharged(same []Entry, cur *Entry, facts *scheduler.Job, r Re
 		if cur.WaitsFor != 0 {
 			entry.State, entry.WaitsFor = Waiting, cur.WaitsFor
 		}
-		return Plan{Effect: EffectChanged, Writes: []Write{{ID: cur.ID, Was: cur.version(), Content: true, Revise: true, Entry: entry}}, Sent: entry.Record}
+		return Plan{Effect: EffectChanged, Writes: []Write{{ID: cur.ID, Was: cur.Version(), Content: true, Revise: true, Entry: entry}}, Sent: entry.Record}
 	}
 	return move(same, cur, job)
 }
@@ -186,13 +186,13 @@ func refresh(cur *Entry, job *Job) []Write {
 	}
 	entry := *cur
 	entry.Job = job
-	return []Write{{ID: cur.ID, Was: cur.version(), Content: true, Entry: entry}}
+	return []Write{{ID: cur.ID, Was: cur.Version(), Content: true, Entry: entry}}
 }
 
 // away takes an entry that nothing can be charged for off the way to the
 // service.
 func away(cur *Entry, reason string) Write {
-	w := Write{ID: cur.ID, Was: cur.version()}
+	w := Write{ID: cur.ID, Was: cur.Version()}
 	if cur.State == Pending || cur.State == Held || cur.State == Waiting {
 		w.Delete = true
 		return w
@@ -247,7 +247,7 @@ func (d *Decider) charged(same []Entry, cur *Entry, facts *scheduler.Job, r Read
 	if entry.Record.Validate() != nil { // the rates of then cannot charge what is said now
 		return Plan{Effect: EffectUnchanged, Known: cur}
 	}
-	plan.Writes = []Write{{ID: cur.ID, Was: cur.version(), Content: true, Revise: true, Entry: entry}}
+	plan.Writes = []Write{{ID: cur.ID, Was: cur.Version(), Content: true, Revise: true, Entry: entry}}
 	plan.Sent = entry.Record
 	if plan.Effect == "" || want != kept {
 		plan.Effect = EffectChanged
@@ -287,7 +287,7 @@ func move(same []Entry, cur *Entry, job *Job) Plan {
 		zero.Made.Charge, zero.Rate = amieusage.ChargeOfMillionths(0), ""
 		entry := entryOf(&zero, Pending)
 		entry.Superseded = true
-		plan.Writes = append(plan.Writes, Write{ID: cur.ID, Was: cur.version(), Content: true, Revise: true, Entry: entry})
+		plan.Writes = append(plan.Writes, Write{ID: cur.ID, Was: cur.Version(), Content: true, Revise: true, Entry: entry})
 		waitsFor = cur.ID
 	} else {
 		plan.Writes = append(plan.Writes, away(cur, "charged on "+job.Made.Resource+" instead"))
@@ -304,7 +304,7 @@ func move(same []Entry, cur *Entry, job *Job) Plan {
 			if entry.WaitsFor == old.ID {
 				entry.State, entry.WaitsFor = Pending, 0
 			}
-			plan.Writes = append(plan.Writes, Write{ID: old.ID, Was: old.version(), Content: true, Revise: true, Entry: entry})
+			plan.Writes = append(plan.Writes, Write{ID: old.ID, Was: old.Version(), Content: true, Revise: true, Entry: entry})
 			return plan
 		}
 	}

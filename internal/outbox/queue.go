@@ -48,6 +48,17 @@ type Queue interface {
 	// ReadWell forgets the bad rows of jobs that were read since.
 	ReadWell(ctx context.Context, jobIDs []string) error
 
+	// KnowsJobs reports whether there is any job of the accounting.
+	KnowsJobs(ctx context.Context) (bool, error)
+
+	// EndedJobs yields the entries of jobs that ended in [from, to), but for those
+	// that were accepted as missing. It ends after the first error.
+	EndedJobs(ctx context.Context, from, to time.Time) iter.Seq2[Entry, error]
+
+	// AcceptMissing stores that the accounting will not show the jobs of these
+	// entries any more.
+	AcceptMissing(ctx context.Context, ids []ID) error
+
 	// Cursor returns the source's cursor; its time is zero where there is
 	// none yet.
 	Cursor(ctx context.Context, source string) (Cursor, error)

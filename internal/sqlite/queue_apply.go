@@ -2,8 +2,10 @@ package sqlite
 
 import (
 	"context"
+	"iter"
 	"slices"
 	"strconv"
+	"time"
 
 	"zombiezen.com/go/sqlite"
 	"zombiezen.com/go/sqlite/sqlitex"
@@ -300,7 +302,16 @@ func (q *Outbox) Note(ctx context.Context, bad []outbox.BadRow, skips []outbox.S
 
 // ReadWell forgets the bad rows of jobs.
 func (q *Outbox) ReadWell(ctx context.Context, jobIDs []string) error {
-	_, err := q.change(ctx, "read well", func(tx *queueTransaction) (int, error) {
+	any := false
+	err := q.db.read(ctx, func(conn *sqlite.Conn) error {
+		n, err := number(conn, `SELECT EXISTS (SELECT 1 FROM bad_rows)`)
+		any = n > 0
+		return err
+	})
+	if err != nil || !any {
+		return err
+	}
+	_, err = q.change(ctx, "read well", func(tx *queueTransaction) (int, error) {
 		for _, id := range jobIDs {
 			stmt := tx.conn.Prep(`DELETE FROM bad_rows WHERE job_id = ?`)
 			stmt.BindText(1, id)
@@ -339,4 +350,61 @@ func (q *Outbox) Skips(ctx context.Context) (skips []outbox.Skipped, err error) 
 		})
 	})
 	return skips, err
+}
+
+// KnowsJobs reports whether there is any job.
+func (q *Outbox) KnowsJobs(ctx context.Context) (known bool, err error) {
+	err = q.db.read(ctx, func(conn *sqlite.Conn) error {
+		n, err := number(conn, `SELECT count(*) FROM (SELECT 1 FROM entries WHERE ended <> 0 LIMIT 1)`)
+		known = n > 0
+		return err
+	})
+	return known, err
+}
+
+// EndedJobs yields the entries of jobs that ended in [from, to), page by page.
+func (q *Outbox) EndedJobs(ctx context.Context, from, to time.Time) iter.Seq2[outbox.Entry, error] {
+	return func(yield func(outbox.Entry, error) bool) {
+		since, after := ledger.Nanos(from), outbox.ID(0)
+		for {
+			var page []outbox.Entry
+			err := q.db.read(ctx, func(conn *sqlite.Conn) (err error) {
+				page, err = entries(conn, `ended <> 0 AND (ended, entry_id) > (?1, ?2) AND ended < ?3 ORDER BY ended, entry_id LIMIT ?4`,
+					since, int64(after), ledger.Nanos(to), outbox.DefaultPage)
+				return err
+			})
+			if err != nil {
+				yield(outbox.Entry{}, err)
+				return
+			}
+			for _, e := range page {
+				if !yield(e, nil) {
+					return
+				}
+				after = e.ID
+				if e.Job != nil {
+					since = ledger.Nanos(e.Job.Facts.End)
+				}
+			}
+			if len(page) < outbox.DefaultPage {
+				return
+			}
+		}
+	}
+}
+
+// AcceptMissing takes the entries out of what the accounting should show.
+func (q *Outbox) AcceptMissing(ctx context.Context, ids []outbox.ID) error {
+	_, err := q.change(ctx, "accept missing", func(tx *queueTransaction) (int, error) {
+		for _, id := range ids {
+			// Before 1970: it is a job still, and of no day that is asked for.
+			stmt := tx.conn.Prep(`UPDATE entries SET ended = -abs(ended) WHERE entry_id = ?`)
+			stmt.BindInt64(1, int64(id))
+			if err := run(stmt); err != nil {
+				return 0, err
+			}
+		}
+		return 0, nil
+	})
+	return err
 }
