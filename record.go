@@ -168,3 +168,22 @@ func (s *recordSchema) taken(name string, attribute bool) bool {
 func reservedField(name string) bool {
 	return name == "UsageType" || name == "Error" || name == "FailedRecordID"
 }
+
+// WithCharge returns a copy of the record with another charge.
+func WithCharge(r Record, charge Charge) Record {
+	switch r := r.(type) {
+	case *ComputeRecord:
+		c := *r
+		c.Charge = charge
+		return &c
+	case *StorageRecord:
+		c := *r
+		c.Charge = charge
+		return &c
+	case *AdjustmentRecord:
+		c := *r
+		c.Charge = charge
+		return &c
+	}
+	return r
+}

@@ -122,7 +122,7 @@ expect 0 report --config site.yaml --from-file sacct.psv
 
 say "All is loaded."
 expect 0 status --config site.yaml
-open=$("$amieusage" outbox list --config site.yaml --state pending,queued,failed,rejected -o json)
+open=$("$amieusage" records list --config site.yaml --state pending,queued,failed,rejected -o json)
 same "entries of the outbox that are not loaded" "$open" "[]"
 same "failed records" "$("$amieusage" failed list --config site.yaml -o json)" "[]"
 
@@ -149,7 +149,7 @@ cd $work
 $amieusage loaded --config site.yaml
 $amieusage summary --config site.yaml --by project,user
 $amieusage convert --config site.yaml sacct.psv
-$amieusage outbox list --config site.yaml
+$amieusage records list --config site.yaml
 # and to end it:
 kill $server && sleep 1
 rm -rf $work

@@ -29,7 +29,6 @@ const sacctSource = "sacct"
 type collectFlags struct {
 	files     []string
 	delimiter string
-	columns   string
 	since     string
 	until     string
 	dryRun    bool

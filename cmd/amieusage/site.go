@@ -241,7 +241,7 @@ func (s *siteCommand) printSummary(sum *agent.Summary) error {
 			continue
 		}
 		if told++; told > maxTold {
-			fmt.Fprintf(s.stderr, "and %d more (see: amieusage outbox list --state rejected,failed)\n",
+			fmt.Fprintf(s.stderr, "and %d more (see: amieusage records list --state rejected,failed)\n",
 				sum.Rejected+sum.Failed+sum.Held-maxTold)
 			break
 		}
@@ -265,7 +265,7 @@ func (s *siteCommand) bad(p agent.Problem) {
 // inAll tells how many entries are in the state from all runs.
 func inAll(sum *agent.Summary, state outbox.State, now int64) string {
 	if all := sum.Outbox[state]; all != now {
-		return fmt.Sprintf("%d in all (see: amieusage outbox list --state %s)", all, state)
+		return fmt.Sprintf("%d in all (see: amieusage records list --state %s)", all, state)
 	}
 	return ""
 }

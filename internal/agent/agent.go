@@ -172,7 +172,9 @@ func (s *Summary) problem(p Problem) {
 var kinds = []string{"bad", "held", "rejected", "failed"}
 
 // OK reports whether nothing of the run needs anybody's attention.
-func (s *Summary) OK() bool { return s.Bad == 0 && s.Rejected == 0 && s.Failed == 0 && s.Held == 0 && s.Waiting == 0 }
+func (s *Summary) OK() bool {
+	return s.Bad == 0 && s.Rejected == 0 && s.Failed == 0 && s.Held == 0 && s.Waiting == 0
+}
 
 // leftOut counts a job that is not reported, by account, partition and reason.
 func (s *Summary) leftOut(job *scheduler.Job, reason string) {

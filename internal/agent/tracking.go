@@ -17,7 +17,7 @@ func (a *Agent) judgeTracking(ctx context.Context, preview func(outbox.Item)) er
 		return nil
 	}
 	var writes []outbox.Write
-	held := map[string]int64{}    // by resource
+	held := map[string]int64{}     // by resource
 	example := map[string]string{} // a job of each
 	for e, err := range outbox.All(ctx, a.Queue, outbox.Filter{States: []outbox.State{outbox.Held}}) {
 		if err != nil {

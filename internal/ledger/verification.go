@@ -57,8 +57,8 @@ type Finding struct {
 // What helps where a ledger does not add up.
 const (
 	restoreLedger = "restore it from a backup, and let each site send again what is newer: " +
-		"amieusage outbox retry --state queued,loaded,failed, and then amieusage report"
-	sendAgain   = "let the site send the record again: amieusage outbox retry"
+		"amieusage records resend --state queued,loaded,failed, and then amieusage report"
+	sendAgain   = "let the site send the record again: amieusage records resend"
 	clearFailed = "let the site clear the failed record: amieusage failed clear"
 )
 

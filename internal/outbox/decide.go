@@ -55,6 +55,8 @@ type Write struct {
 	// Content says that the entry's record becomes that of Entry; with Revise it
 	// is a new revision, and the former one is kept.
 	Content, Revise bool
+	// Note is who decided so; nil: nobody, it follows from accounting and rules.
+	Note *Note
 	// Entry is what the entry becomes: of a new one all of it, and of another
 	// Record or Job, Place, State, Reason, Decision, Superseded and WaitsFor.
 	Entry Entry

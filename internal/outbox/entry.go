@@ -37,26 +37,6 @@ type Entry struct {
 	Progress
 }
 
-// A Decision is what was decided about an entry. It stands until somebody takes
-// it back.
-type Decision string
-
-// The decisions.
-const (
-	DecidedByLimit Decision = "limit"       // held, as it costs more than the limits allow
-	NotTracked     Decision = "not tracked" // held, as nothing that its rate is for is tracked
-	DecidedHold    Decision = "hold"        // held until it is released
-	DecidedDrop    Decision = "drop"        // never sent again
-	DecidedSet     Decision = "set"         // its content was given by hand
-	DecidedRelease Decision = "release"     // sent whatever it costs
-)
-
-// Decisions lists all decisions.
-var Decisions = []Decision{"", DecidedByLimit, DecidedHold, DecidedDrop, DecidedSet, DecidedRelease, NotTracked}
-
-// Binds reports whether neither accounting nor rules change what was decided.
-func (d Decision) Binds() bool { return d == DecidedHold || d == DecidedDrop || d == DecidedSet }
-
 // NewEntries returns the entries that the items make when they are new: all
 // pending, without an ID. The error is a [*amieusage.Error] with
 // [amieusage.CodeInvalid] that names the first item whose record is not valid;

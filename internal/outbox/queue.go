@@ -48,6 +48,14 @@ type Queue interface {
 	// ReadWell forgets the bad rows of jobs that were read since.
 	ReadWell(ctx context.Context, jobIDs []string) error
 
+	// Notes returns what was decided about the records with a LocalRecordID, in
+	// order.
+	Notes(ctx context.Context, recordID string) ([]Note, error)
+
+	// Revisions returns the contents that an entry had before, in order: entries
+	// as they were, apart from what only the present one has.
+	Revisions(ctx context.Context, id ID) ([]Entry, error)
+
 	// KnowsJobs reports whether there is any job of the accounting.
 	KnowsJobs(ctx context.Context) (bool, error)
 

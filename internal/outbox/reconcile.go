@@ -176,5 +176,5 @@ func unfinished(o, failed *Side) *Difference {
 }
 
 func retry(o *Side) string {
-	return "amieusage outbox retry " + strconv.FormatInt(int64(o.Entry), 10) + ", then amieusage report"
+	return "amieusage records resend '#" + strconv.FormatInt(int64(o.Entry), 10) + "', then amieusage report"
 }

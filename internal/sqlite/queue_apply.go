@@ -90,6 +90,9 @@ func (q *Outbox) Apply(ctx context.Context, writes []outbox.Write, cursor *outbo
 			} else {
 				ids[i], err = w.ID, tx.rewrite(&w)
 			}
+			if err == nil && w.Note != nil {
+				err = tx.note(ids[i], &w, now)
+			}
 			if err != nil {
 				return 0, err
 			}
@@ -105,6 +108,19 @@ func (q *Outbox) Apply(ctx context.Context, writes []outbox.Write, cursor *outbo
 		return nil, err
 	}
 	return ids, nil
+}
+
+// note keeps who decided what.
+func (tx *queueTransaction) note(id outbox.ID, w *outbox.Write, now time.Time) error {
+	stmt := tx.conn.Prep(`INSERT INTO decisions (local_record_id, entry_id, kind, value, comment, who, at) VALUES (?, ?, ?, ?, ?, ?, ?)`)
+	stmt.BindText(1, w.Entry.Record.Common().LocalRecordID)
+	stmt.BindInt64(2, int64(id))
+	stmt.BindText(3, w.Note.Kind)
+	stmt.BindText(4, w.Note.Value)
+	stmt.BindText(5, w.Note.Comment)
+	stmt.BindText(6, w.Note.Who)
+	stmt.BindInt64(7, ledger.Nanos(now))
+	return run(stmt)
 }
 
 // insert stores a new entry.
@@ -407,4 +423,40 @@ func (q *Outbox) AcceptMissing(ctx context.Context, ids []outbox.ID) error {
 		return 0, nil
 	})
 	return err
+}
+
+// Notes returns what was decided about the records with a LocalRecordID.
+func (q *Outbox) Notes(ctx context.Context, recordID string) (notes []outbox.Note, err error) {
+	err = q.db.read(ctx, func(conn *sqlite.Conn) error {
+		return sqlitex.Execute(conn, `SELECT kind, value, comment, who, at FROM decisions WHERE local_record_id = ? ORDER BY decision_id`, &sqlitex.ExecOptions{
+			Args: []any{recordID},
+			ResultFunc: func(stmt *sqlite.Stmt) error {
+				notes = append(notes, outbox.Note{Kind: stmt.ColumnText(0), Value: stmt.ColumnText(1), Comment: stmt.ColumnText(2),
+					Who: stmt.ColumnText(3), At: ledger.TimeOrZero(stmt.ColumnInt64(4))})
+				return nil
+			},
+		})
+	})
+	return notes, err
+}
+
+// Revisions returns the contents that an entry had before.
+func (q *Outbox) Revisions(ctx context.Context, id outbox.ID) (revisions []outbox.Entry, err error) {
+	err = q.db.read(ctx, func(conn *sqlite.Conn) error {
+		return sqlitex.Execute(conn, `
+			SELECT v.revision, v.place, v.record, (SELECT text FROM rates r WHERE r.rate_id = v.rate_id), v.state, v.reason, v.enqueued_at, v.sent_at, e.usage_type
+			FROM revisions v JOIN entries e USING (entry_id) WHERE entry_id = ? ORDER BY v.revision`, &sqlitex.ExecOptions{
+			Args: []any{int64(id)},
+			ResultFunc: func(stmt *sqlite.Stmt) error {
+				e := outbox.Entry{ID: id, Place: stmt.ColumnText(1), Progress: outbox.Progress{
+					Revision: stmt.ColumnInt64(0), State: states[stmt.ColumnInt(4)], Reason: stmt.ColumnText(5),
+					EnqueuedAt: ledger.TimeOrZero(stmt.ColumnInt64(6)), SentAt: ledger.TimeOrZero(stmt.ColumnInt64(7)),
+				}}
+				err := scanContent(&e, stmt, 2, stmt.ColumnText(3), ledger.UsageTypeOf(stmt.ColumnInt64(8)))
+				revisions = append(revisions, e)
+				return err
+			},
+		})
+	})
+	return revisions, err
 }

@@ -38,26 +38,32 @@ func scanEntry(stmt *sqlite.Stmt) (outbox.Entry, error) {
 		ID: row.id, Progress: row.Progress, Place: stmt.ColumnText(from + 1), Decision: row.decision, Superseded: row.superseded,
 		WaitsFor: row.waitsFor, Left: row.stored <= stmt.ColumnInt64(from+4),
 	}
-	if t := ledger.UsageTypeOf(stmt.ColumnInt64(from)); t != "" {
-		e.Record = amieusage.NewRecord(t)
-	} else {
-		return e, fmt.Errorf("entry %d has an unknown usage type", e.ID)
-	}
-	raw := make([]byte, stmt.ColumnLen(from+2))
-	stmt.ColumnBytes(from+2, raw)
+	err := scanContent(&e, stmt, from+2, stmt.ColumnText(from+3), ledger.UsageTypeOf(stmt.ColumnInt64(from)))
+	return e, err
+}
+
+// scanContent reads the content of an entry out of a column: a record's JSON, or
+// the bytes of a job, which a rate has charged.
+func scanContent(e *outbox.Entry, stmt *sqlite.Stmt, column int, rate string, usageType amieusage.UsageType) error {
+	raw := make([]byte, stmt.ColumnLen(column))
+	stmt.ColumnBytes(column, raw)
 	if outbox.IsJob(raw) {
 		job, err := outbox.ParseJob(raw)
 		if err != nil {
-			return e, fmt.Errorf("the job of entry %d cannot be read: %w", e.ID, err)
+			return fmt.Errorf("the job of entry %d cannot be read: %w", e.ID, err)
 		}
-		job.Rate = stmt.ColumnText(from + 3)
+		job.Rate = rate
 		e.Job, e.Record = job, job.Record()
-		return e, nil
+		return nil
 	}
+	if usageType == "" {
+		return fmt.Errorf("entry %d has an unknown usage type", e.ID)
+	}
+	e.Record = amieusage.NewRecord(usageType)
 	if err := e.Record.UnmarshalJSON(raw); err != nil {
-		return e, fmt.Errorf("the record of entry %d cannot be read: %w", e.ID, err)
+		return fmt.Errorf("the record of entry %d cannot be read: %w", e.ID, err)
 	}
-	return e, nil
+	return nil
 }
 
 // Get returns one entry.
