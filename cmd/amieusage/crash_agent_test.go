@@ -152,7 +152,7 @@ func (a *siteAgent) stored(n int) *amieusage.StorageRecord {
 var (
 	reportCommand  = []string{"report"}
 	enqueueCommand = []string{"send", "storage.jsonl"}
-	retryCommand   = []string{"outbox", "retry", "--state", "failed,rejected"}
+	retryCommand   = []string{"records", "resend", "--state", "failed,rejected"}
 )
 
 // run runs the agent again and again until stop is closed.
@@ -210,7 +210,7 @@ func (a *siteAgent) command(args ...string) *exec.Cmd {
 // there is one.
 func (a *siteAgent) once(plan *crashPlan, args []string) (killed bool) {
 	cmd := a.command(args...)
-	if args[0] == "outbox" {
+	if args[0] == "records" {
 		cmd.Args = cmd.Args[:len(cmd.Args)-2] // it has no form
 	}
 	var stderr bytes.Buffer
@@ -306,7 +306,7 @@ func (a *siteAgent) account(t *testing.T) *fleetClient {
 		a.loaded[r.Identity()] = last
 		want[r.Identity()] = entry{"loaded", last.charge, false}
 	}
-	out, err := a.command("outbox", "list").Output()
+	out, err := a.command("records", "list").Output()
 	if err != nil {
 		t.Fatal(err, string(out))
 	}

@@ -15,7 +15,7 @@ import (
 func TestCrashMigrate(t *testing.T) {
 	t.Parallel()
 	program := buildFailpoints(t)
-	for what, kills := range map[string]int{"sqlite": 4, "postgres": 2, "outbox": 4} {
+	for what, kills := range map[string]int{"sqlite": 4, "postgres": 2, "outbox": 3} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
 			killed := 0
@@ -28,7 +28,7 @@ func TestCrashMigrate(t *testing.T) {
 					commands := [][]string{{"admin", "site", "add", "PSC", "--db", db}, {"admin", "verify", "--db", db}}
 					if what == "outbox" {
 						writeFile(t, filepath.Join(folder, "site.yaml"), strings.Replace(crashSite, "URL", "http://127.0.0.1:1", 1))
-						commands = [][]string{append(retryCommand, "--config", "site.yaml"), {"outbox", "list", "--config", "site.yaml"}}
+						commands = [][]string{append(retryCommand, "--config", "site.yaml"), {"records", "list", "--config", "site.yaml"}}
 					}
 					env := []string{"AMIEUSAGE_FAILPOINT=" + filepath.Join(folder, "failpoint")}
 					run := func(args []string) (died bool) {

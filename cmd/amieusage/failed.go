@@ -80,12 +80,15 @@ func failedIDs(args []string, all bool) ([]int64, error) {
 func (p *program) failedClearCommand() *cobra.Command {
 	q := &queryCommand{siteCommand{program: p}}
 	var all bool
+	var comment string
 	cmd := &cobra.Command{
 		Use:   "clear --config site.yaml ID... | --all",
 		Short: "Take failed records off the service's list, for good",
 		Long: `Take failed records off the service's list. Their usage is not charged: do so
 with what is not to be reported after all. What is to be reported is repaired
-and retried; it leaves the list by itself when it is loaded.`,
+and retried; it leaves the list by itself when it is loaded.
+
+It is the same decision as records drop: no later run sends them again.`,
 		Example: `  amieusage failed clear --config site.yaml 17 18
   amieusage failed clear --config site.yaml --all`,
 		Args: cobra.ArbitraryArgs,
@@ -104,6 +107,11 @@ and retried; it leaves the list by itself when it is loaded.`,
 						ids = append(ids, f.FailedRecordID)
 					}
 				}
+				// What is cleared is not to be charged: that stands here first, so that
+				// no run sends it again whatever becomes of this one.
+				if err := q.dropFailed(ctx, ids, comment); err != nil {
+					return err
+				}
 				cleared, err := client.ClearFailedRecords(ctx, ids...)
 				if q.output == outputJSON {
 					if cleared == nil {
@@ -119,7 +127,32 @@ and retried; it leaves the list by itself when it is loaded.`,
 	}
 	q.add(cmd)
 	cmd.Flags().BoolVar(&all, "all", false, "all failed records")
+	cmd.Flags().StringVar(&comment, "comment", "", "why: it is kept with the decision")
 	return cmd
+}
+
+// dropFailed drops the records that failed with these numbers, where the site
+// has an outbox that knows them.
+func (q *queryCommand) dropFailed(ctx context.Context, ids []int64, comment string) error {
+	config, err := q.flags.load()
+	if err != nil {
+		return err
+	}
+	if !config.HasState() {
+		return nil
+	}
+	failed := map[int64]bool{}
+	for _, id := range ids {
+		failed[id] = true
+	}
+	d := &decideCommand{siteCommand: siteCommand{program: q.program, flags: q.flags, output: q.output, verbose: q.verbose}, comment: comment}
+	return d.run(ctx, needLock, func(*agent.Agent) error {
+		d.filter.states = []string{string(outbox.Failed)}
+		_, err := d.decide(ctx, nil, func(e outbox.Entry) (outbox.Write, bool, error) {
+			return outbox.Drop(e, false, d.note()), failed[e.FailedRecordID], nil
+		})
+		return err
+	})
 }
 
 func (p *program) failedRetryCommand() *cobra.Command {

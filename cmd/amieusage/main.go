@@ -150,7 +150,7 @@ configuration, 3 the service was not reached (all is kept for the next run).`,
 		&cobra.Group{ID: "service", Title: "For the service:"},
 	)
 	root.AddCommand(
-		p.reportCommand(), p.convertCommand(), p.collectCommand(), p.sendCommand(), p.confirmCommand(), p.recordsCommand(), p.skippedCommand(), p.reconcileCommand(),
+		p.reportCommand(), p.convertCommand(), p.collectCommand(), p.sendCommand(), p.confirmCommand(), p.recordsCommand(), p.skippedCommand(), p.explainCommand(), p.refundCommand(), p.adjustCommand(), p.reconcileCommand(), p.backupCommand(),
 		p.statusCommand(), p.failedCommand(), p.loadedCommand(), p.summaryCommand(), p.validateCommand(),
 		p.serveCommand(), p.adminCommand(),
 		p.versionCommand(), p.manCommand(),

@@ -57,11 +57,18 @@ func (f *collectFlags) dumpArguments(cmd *cobra.Command, args []string) error {
 }
 
 // check checks the flags before anything is done.
-func (f *collectFlags) check(now time.Time) (err error) {
+func (f *collectFlags) check(now time.Time) error {
+	if f.since != "" && len(f.files) > 0 {
+		return usageError("--since is for sacct: a dump is read as a whole")
+	}
+	if err := f.checkTimes(now); err != nil {
+		return err
+	}
+	return checkFiles(f.files)
+}
+
+func (f *collectFlags) checkTimes(now time.Time) (err error) {
 	if f.since != "" {
-		if len(f.files) > 0 {
-			return usageError("--since is for sacct: a dump is read as a whole")
-		}
 		if f.from, err = amieusage.ParseTime(f.since); err != nil {
 			return usageError("--since %w", err)
 		}
@@ -83,7 +90,7 @@ func (f *collectFlags) check(now time.Time) (err error) {
 			return usageError("--until %s is not after --since %s", f.until, f.since)
 		}
 	}
-	return checkFiles(f.files)
+	return nil
 }
 
 func (p *program) reportCommand() *cobra.Command {
@@ -125,7 +132,7 @@ configuration, 3 the service was not reached (all is kept for the next run).`,
 				return usageError("--reprice reads a dump twice: write standard input to a file first")
 			}
 			if f.dryRun {
-				return s.dryRun(ctx, &f)
+				return s.dryRunOf(ctx, &f)
 			}
 			return s.run(ctx, needRules|needService|needLock, func(a *agent.Agent) error {
 				if !cmd.Flags().Changed("wait") {
@@ -176,7 +183,7 @@ func (p *program) collectCommand() *cobra.Command {
 				return err
 			}
 			if f.dryRun {
-				return s.dryRun(cmd.Context(), &f)
+				return s.dryRunOf(cmd.Context(), &f)
 			}
 			return s.run(cmd.Context(), needRules|needLock, func(*agent.Agent) error {
 				return s.finish(cmd.Context(), s.collect(cmd.Context(), &f))
@@ -188,23 +195,18 @@ func (p *program) collectCommand() *cobra.Command {
 	return cmd
 }
 
-// dryRun shows what would be sent: what the outbox does not have, and what is
-// pending in it.
-func (s *siteCommand) dryRun(ctx context.Context, f *collectFlags) error {
-	config, err := s.flags.load()
-	if err != nil {
-		return err
-	}
-	if !config.HasState() {
-		// The outbox would be made: one in a folder of its own does as well.
-		folder, err := os.MkdirTemp("", "amieusage-dry-run-")
-		if err != nil {
-			return err
-		}
-		defer os.RemoveAll(folder)
-		s.flags.state = folder + "/" + siteconfig.DefaultState
-	}
-	return s.run(ctx, needRules, func(a *agent.Agent) error {
+// dryRunOf shows what would be sent of the accounting.
+func (s *siteCommand) dryRunOf(ctx context.Context, f *collectFlags) error {
+	return s.dryRun(ctx, needRules, func(preview func(outbox.Item)) error {
+		f.preview = preview
+		return s.collect(ctx, f)
+	})
+}
+
+// dryRun shows what would be sent: what read shows, as the outbox does not have
+// it, and what is pending in it.
+func (s *siteCommand) dryRun(ctx context.Context, needs int, read func(preview func(outbox.Item)) error) error {
+	return s.tryOut(ctx, needs, func(a *agent.Agent) error {
 		show := func(r amieusage.Record, note string) {
 			if s.output == outputTable {
 				fmt.Fprintln(s.stdout, printable(r.String())+note)
@@ -223,11 +225,10 @@ func (s *siteCommand) dryRun(ctx context.Context, f *collectFlags) error {
 			}
 			pending[e.Record.Identity()] = true
 		}
-		f.preview = func(item outbox.Item) {
+		err := read(func(item outbox.Item) {
 			delete(pending, item.Record.Identity())
 			show(item.Record, "")
-		}
-		err := s.collect(ctx, f)
+		})
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -328,12 +329,11 @@ func (s *siteCommand) collectSacct(ctx context.Context, f *collectFlags) error {
 	if !f.to.IsZero() {
 		until = f.to
 	}
-	sacct := &slurm.Sacct{Path: s.config.Slurm.Sacct, Timeout: s.config.Slurm.Timeout, Clusters: s.config.Slurm.Clusters, Logger: s.agent.Log, Clock: s.clock}
 	caller := ""
 	if u, err := user.Current(); err == nil && u.Uid != "0" {
 		caller = u.Username
 	}
-	err = s.agent.CollectWindow(ctx, sacct, agent.Window{
+	err = s.agent.CollectWindow(ctx, s.sacct(), agent.Window{
 		From: from, To: until, Source: sacctSource, Cursor: cursor.At, Caller: caller, AcceptMissing: f.acceptMissing,
 	}, f.preview)
 	return err

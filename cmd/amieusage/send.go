@@ -7,11 +7,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/amieusage/amieusage/internal/agent"
+	"github.com/amieusage/amieusage/internal/outbox"
 	"github.com/amieusage/amieusage/internal/siteconfig"
 )
 
 func (p *program) sendCommand() *cobra.Command {
 	s := &siteCommand{program: p}
+	var dryRun bool
 	cmd := &cobra.Command{
 		Use:     "send --config site.yaml [RECORDS...]",
 		GroupID: "site",
@@ -23,29 +25,42 @@ storage records and adjustments, and for compute records of other schedulers.
 
 A line without a UsageType is taken for what its fields are those of.`,
 		Example: `  amieusage send --config site.yaml
-  amieusage send --config site.yaml storage.jsonl refunds.jsonl`,
+  amieusage send --config site.yaml storage.jsonl refunds.jsonl
+  amieusage send --config site.yaml --dry-run storage.jsonl`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkFiles(args); err != nil {
 				return err
 			}
+			if dryRun {
+				return s.dryRun(cmd.Context(), 0, func(preview func(outbox.Item)) error {
+					return s.enqueue(cmd.Context(), args, preview)
+				})
+			}
 			return s.run(cmd.Context(), needService|needLock, func(a *agent.Agent) error {
-				return s.finish(cmd.Context(), s.send(cmd.Context(), args))
+				err := s.enqueue(cmd.Context(), args, nil)
+				if err == nil {
+					err = a.Send(cmd.Context())
+				}
+				return s.finish(cmd.Context(), err)
 			})
 		},
 	}
 	s.add(cmd)
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "show what would be sent, and change nothing")
 	return cmd
 }
 
-func (s *siteCommand) send(ctx context.Context, files []string) error {
+// enqueue enqueues the records of files; with preview it shows what would be
+// sent instead.
+func (s *siteCommand) enqueue(ctx context.Context, files []string, preview func(outbox.Item)) error {
 	for _, name := range files {
 		in, err := s.open(name)
 		if err != nil {
 			return &statusError{exitUsage, err}
 		}
 		items := readRecords(name, in)
-		err = s.agent.Enqueue(ctx, items)
+		err = s.agent.Enqueue(ctx, items, preview)
 		sum := &s.agent.Summary
 		sum.Read = sum.New + sum.Changed + sum.Unchanged + sum.Bad
 		if closeErr := in.Close(); err == nil {
@@ -55,7 +70,7 @@ func (s *siteCommand) send(ctx context.Context, files []string) error {
 			return err
 		}
 	}
-	return s.agent.Send(ctx)
+	return nil
 }
 
 func (p *program) confirmCommand() *cobra.Command {

@@ -87,6 +87,24 @@ func (s *siteCommand) run(ctx context.Context, needs int, work func(a *agent.Age
 	return work(a)
 }
 
+// tryOut runs work as run does, for what changes nothing: where there is no
+// outbox yet, it has an empty one that is not kept.
+func (s *siteCommand) tryOut(ctx context.Context, needs int, work func(a *agent.Agent) error) error {
+	config, err := s.flags.load()
+	if err != nil {
+		return err
+	}
+	if !config.HasState() {
+		folder, err := os.MkdirTemp("", "amieusage-")
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(folder)
+		s.flags.state = folder + "/" + siteconfig.DefaultState
+	}
+	return s.run(ctx, needs, work)
+}
+
 // progress returns what shows progress on a terminal; nil elsewhere.
 func (s *siteCommand) progress() func(stage string, sum *agent.Summary) {
 	file, ok := s.stderr.(*os.File)

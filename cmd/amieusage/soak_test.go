@@ -314,7 +314,7 @@ func (s *soak) wantAccount(t *testing.T) {
 	t.Helper()
 	want := soakAccount{jobs: s.jobs, total: s.total, probes: s.probes * probeRecords}
 	want.checkLedger(t, s.client)
-	out, err := exec.Command(s.program, "outbox", "list", "--config", filepath.Join(s.folder, "site.yaml"),
+	out, err := exec.Command(s.program, "records", "list", "--config", filepath.Join(s.folder, "site.yaml"),
 		"--state", "pending,queued,failed,rejected", "-o", "json").Output()
 	if err != nil {
 		t.Fatal(err, string(out))

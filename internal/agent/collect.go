@@ -29,7 +29,16 @@ const enqueueItems = 2000
 func (a *Agent) Collect(ctx context.Context, source scheduler.Source, cursor *outbox.Cursor, preview func(outbox.Item)) error {
 	c := a.collecting(preview)
 	c.cursor = cursor
-	return errors.Join(c.run(ctx, source), a.judgeTracking(ctx, preview))
+	return errors.Join(c.run(ctx, source), a.settle(ctx, preview))
+}
+
+// settle does what follows from all that was collected.
+func (a *Agent) settle(ctx context.Context, preview func(outbox.Item)) error {
+	if preview != nil {
+		return nil
+	}
+	ctx = context.WithoutCancel(ctx) // what was read is kept, and so is what follows from it
+	return errors.Join(a.judgeTracking(ctx), a.FollowRefunds(ctx))
 }
 
 func (a *Agent) collecting(preview func(outbox.Item)) *collecting {

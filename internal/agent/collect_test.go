@@ -240,7 +240,7 @@ func between(s, before, after string) string {
 
 func TestEnqueueTakesRecordsOfAnyKind(t *testing.T) {
 	s := newSite(t)
-	if err := s.agent.Enqueue(context.Background(), itemsOf(storage("1"), adjustment("2", amieusage.Refund), adjustment("2", amieusage.Credit))); err != nil {
+	if err := s.agent.Enqueue(context.Background(), itemsOf(storage("1"), adjustment("2", amieusage.Refund), adjustment("2", amieusage.Credit)), nil); err != nil {
 		t.Fatal(err)
 	}
 	s.wantCounts(t, counts{New: 2, Changed: 1}) // of several contents of a record the last counts
@@ -248,7 +248,7 @@ func TestEnqueueTakesRecordsOfAnyKind(t *testing.T) {
 	broken := errors.New("broken")
 	err := s.again().agent.Enqueue(context.Background(), func(yield func(outbox.Item, error) bool) {
 		_ = yield(outbox.Item{}, bad) && yield(outbox.Item{Record: storage("3")}, nil) && yield(outbox.Item{}, broken)
-	})
+	}, nil)
 	if !errors.Is(err, broken) {
 		t.Errorf("error %v", err)
 	}

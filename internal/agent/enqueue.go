@@ -11,11 +11,17 @@ import (
 
 // Enqueue enqueues records that come from elsewhere than a scheduler; of
 // several contents of one record the last counts. An error of type
-// *scheduler.RowError concerns one record only.
-func (a *Agent) Enqueue(ctx context.Context, items iter.Seq2[outbox.Item, error]) error {
+// *scheduler.RowError concerns one record only. With preview nothing is stored,
+// and it is called with what would be sent.
+func (a *Agent) Enqueue(ctx context.Context, items iter.Seq2[outbox.Item, error], preview func(outbox.Item)) error {
 	chunk := make([]outbox.Item, 0, enqueueItems)
-	store := func(ctx context.Context) error {
-		outcomes, err := a.Queue.Enqueue(ctx, chunk, nil)
+	store := func(ctx context.Context) (err error) {
+		var outcomes []outbox.Outcome
+		if preview != nil {
+			outcomes, err = a.Queue.Preview(ctx, chunk)
+		} else {
+			outcomes, err = a.Queue.Enqueue(ctx, chunk, nil)
+		}
 		if err != nil {
 			return err
 		}
@@ -31,6 +37,9 @@ func (a *Agent) Enqueue(ctx context.Context, items iter.Seq2[outbox.Item, error]
 					s.Changed++
 				}
 				s.charge(chunk[i].Record)
+				if preview != nil {
+					preview(chunk[i])
+				}
 			}
 		})
 		chunk = chunk[:0]

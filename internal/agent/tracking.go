@@ -12,10 +12,7 @@ import (
 // GPUs, say. Where no job had any, the accounting does not track it
 // (AccountingStorageTRES in slurm.conf), and nobody knows what they cost: they
 // stay held, and the run says so.
-func (a *Agent) judgeTracking(ctx context.Context, preview func(outbox.Item)) error {
-	if preview != nil {
-		return nil
-	}
+func (a *Agent) judgeTracking(ctx context.Context) error {
 	var writes []outbox.Write
 	held := map[string]int64{}     // by resource
 	example := map[string]string{} // a job of each

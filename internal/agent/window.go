@@ -56,7 +56,7 @@ func (a *Agent) CollectWindow(ctx context.Context, accounting scheduler.Accounti
 			err = s.find(ctx, c, from, to)
 		}
 		if err != nil {
-			return errors.Join(err, a.judgeTracking(context.WithoutCancel(ctx), preview))
+			return errors.Join(err, a.settle(ctx, preview))
 		}
 		if preview != nil || !moves || !to.After(w.Cursor) || !known && s.others == 0 {
 			continue
@@ -65,7 +65,7 @@ func (a *Agent) CollectWindow(ctx context.Context, accounting scheduler.Accounti
 			return err
 		}
 	}
-	return errors.Join(s.plausible(known), a.judgeTracking(ctx, preview))
+	return errors.Join(s.plausible(known), a.settle(ctx, preview))
 }
 
 // sliced is one run of CollectWindow.

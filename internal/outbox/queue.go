@@ -56,6 +56,13 @@ type Queue interface {
 	// as they were, apart from what only the present one has.
 	Revisions(ctx context.Context, id ID) ([]Entry, error)
 
+	// Refund stores refunds of jobs, each in the place of the one that the job had,
+	// and who decided so.
+	Refund(ctx context.Context, refunds []Refund, note Note) error
+
+	// Refunds returns all refunds, in order of their jobs.
+	Refunds(ctx context.Context) ([]Refund, error)
+
 	// KnowsJobs reports whether there is any job of the accounting.
 	KnowsJobs(ctx context.Context) (bool, error)
 

@@ -2,12 +2,15 @@ package sqlite
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"os"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/gofrs/flock"
+	"zombiezen.com/go/sqlite/sqlitex"
 
 	"github.com/amieusage/amieusage"
 	"github.com/amieusage/amieusage/internal/outbox"
@@ -55,4 +58,40 @@ func (q *Outbox) Lock() (unlock func() error, err error) {
 	// The number is for people only: the lock does not depend on it.
 	_ = os.WriteFile(path, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o600)
 	return lock.Close, nil
+}
+
+// Backup copies the outbox into a new file, which only its owner can read, while
+// others use it. The file is there once it is whole, and takes the place of
+// one of that name.
+func (q *Outbox) Backup(ctx context.Context, path string) (err error) {
+	// The file is made first, so that it is private from its first byte on; the
+	// engine fills an empty one.
+	part := path + ".part"
+	if err := os.Remove(part); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	file, err := os.OpenFile(part, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if closeErr := file.Close(); err == nil {
+			err = closeErr
+		}
+		if err != nil {
+			_ = os.Remove(part) // the error is told
+		}
+	}()
+	conn, err := q.db.pool.Take(ctx)
+	if err != nil {
+		return q.db.failure(err)
+	}
+	defer q.db.pool.Put(conn)
+	if err := sqlitex.ExecuteTransient(conn, `VACUUM INTO ?`, &sqlitex.ExecOptions{Args: []any{part}}); err != nil {
+		return q.db.failure(err)
+	}
+	if err := file.Sync(); err != nil {
+		return err
+	}
+	return os.Rename(part, path)
 }

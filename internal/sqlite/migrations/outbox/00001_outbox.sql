@@ -87,6 +87,16 @@ CREATE TABLE decisions (
 ) STRICT;
 CREATE INDEX decisions_by_record ON decisions (local_record_id);
 
+-- What is given back of jobs: a decision, by the job's first entry.
+CREATE TABLE refunds (
+    entry_id    INTEGER PRIMARY KEY,
+    percent     TEXT NOT NULL,
+    cap_seconds INTEGER NOT NULL,
+    amount      TEXT NOT NULL,
+    comment     TEXT NOT NULL,
+    undone      INTEGER NOT NULL
+) STRICT;
+
 -- Rows of the accounting that could not be used, until they are read well or
 -- dropped.
 CREATE TABLE bad_rows (
