@@ -66,6 +66,9 @@ type LoadTx interface {
 	Revise(old, e *Entry) error
 	// Fail keeps a record, raw as it was sent, among the failed ones.
 	Fail(e *Entry, failure Failure, raw []byte) error
+	// Balance returns what was loaded of a project on a resource, before this
+	// transaction.
+	Balance(k BalanceKey) (Usage, error)
 	// Supersede closes the open failed record of an identity, if there is one.
 	Supersede(k *EntryKey) error
 }
@@ -81,6 +84,7 @@ type Loading struct {
 	Balances    map[BalanceKey]*Usage
 	Loads       map[LoadKey]*Usage
 
+	before   map[BalanceKey]Usage // of Balances, as far as it was asked for
 	tx       LoadTx
 	judge    Judge
 	registry *Registry
@@ -119,6 +123,7 @@ func NewLoading(tx LoadTx, judge Judge, registry *Registry, loadedAt, grossCharg
 		Totals:      map[TotalKey]*Usage{},
 		Balances:    map[BalanceKey]*Usage{},
 		Loads:       map[LoadKey]*Usage{},
+		before:      map[BalanceKey]Usage{},
 		tx:          tx,
 		judge:       judge,
 		registry:    registry,
@@ -169,6 +174,15 @@ func (l *Loading) load(b *Batch, ordinal int, v *Verdict) (err error) {
 	failure := v.Failure
 	if failure == "" {
 		failure = l.judge.Check(l.registry, v.Record)
+		if failure != "" && known {
+			lessens, err := l.lessens(e, v.Record)
+			if err != nil {
+				return err
+			}
+			if lessens {
+				failure = ""
+			}
+		}
 	}
 	if failure != "" {
 		return l.fail(e, failure, b.Records[ordinal])
@@ -209,6 +223,46 @@ func (l *Loading) load(b *Batch, ordinal int, v *Verdict) (err error) {
 	}
 	l.Report.Loaded++
 	return l.tx.Supersede(&e.EntryKey)
+}
+
+// lessens reports whether a record takes back some of what is loaded already, or
+// leaves it: a correction that charges no more, to the same project and user,
+// or a refund that the project's charges on the resource cover. It is taken
+// whatever the registry says by now: a user or an allocation that is gone must
+// not keep a wrong charge alive.
+func (l *Loading) lessens(e *Entry, record amieusage.Record) (bool, error) {
+	c := record.Common()
+	project, user := l.registry.Projects[c.LocalProjectID], l.registry.Users[c.Username]
+	if project == nil || user == 0 {
+		return false, nil
+	}
+	old, err := l.tx.Find(&e.EntryKey)
+	if err != nil {
+		return false, err
+	}
+	same := old != nil && old.Project == project.ID && old.GivesBack == e.GivesBack
+	if same && old.User == user && e.Charge <= old.Charge {
+		return true, nil
+	}
+	if a, ok := record.(*amieusage.AdjustmentRecord); !ok || a.AdjustmentType != amieusage.Refund {
+		return false, nil
+	}
+	key := BalanceKey{project.ID, e.Resource}
+	balance, read := l.before[key]
+	if !read {
+		if balance, err = l.tx.Balance(key); err != nil {
+			return false, err
+		}
+		l.before[key] = balance
+	}
+	charged := balance.Deducted - balance.GivenBack
+	if moved := l.Balances[key]; moved != nil {
+		charged += moved.Deducted - moved.GivenBack
+	}
+	if same {
+		charged += old.Charge // which is given back already, by this refund
+	}
+	return charged > 0 && e.Charge <= charged, nil
 }
 
 // fail keeps the record among the failed ones, in the place of an earlier

@@ -59,7 +59,7 @@ const maxBatches = 4_000
 func (l *Ledger) loadSite(ctx context.Context, site ledger.SiteID, now time.Time, maxRecords int, judge ledger.Judge) (report ledger.LoadReport, more bool, err error) {
 	var registry *siteRegistry
 	err = l.db.write(ctx, "load", func(ctx context.Context, tx pgx.Tx) error {
-		t := &loadTx{nameTx: nameTx{tx: tx, site: int64(site)}}
+		t := &loadTx{nameTx: nameTx{tx: tx, site: int64(site)}, ctx: ctx}
 		var version, grossCharge, lastLoaded int64
 		err := tx.QueryRow(ctx, `
 			SELECT batch_id, registry_version, gross_charge, last_loaded_at, name_id, record_id
@@ -193,6 +193,7 @@ func (l *Ledger) queuedBatch(row pgx.CollectableRow, site ledger.SiteID) (*queue
 // identities that it will meet, and writes what has become of them at its end.
 type loadTx struct {
 	nameTx
+	ctx               context.Context // of the transaction
 	batch, recordID   int64 // the last numbers given
 	loadedAt          int64
 	entries           map[ledger.EntryKey]*entryState
@@ -354,6 +355,17 @@ func (t *loadTx) Fail(e *ledger.Entry, failure ledger.Failure, raw []byte) error
 	t.failed = append(t.failed, row)
 	t.openFailed[e.EntryKey] = row
 	return nil
+}
+
+// Balance returns what was loaded of a project on a resource.
+func (t *loadTx) Balance(k ledger.BalanceKey) (u ledger.Usage, err error) {
+	err = t.tx.QueryRow(t.ctx, `
+		SELECT records, used, given_back FROM balances WHERE site_id = $1 AND project_id = $2 AND resource_id = $3`,
+		t.site, k.Project, k.Resource).Scan(&u.Records, &u.Deducted, &u.GivenBack)
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = nil
+	}
+	return u, err
 }
 
 // Supersede closes the open failed record of an identity.

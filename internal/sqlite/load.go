@@ -295,6 +295,20 @@ func (t *loadTx) Fail(e *ledger.Entry, failure ledger.Failure, raw []byte) error
 		}})
 }
 
+// Balance returns what was loaded of a project on a resource.
+func (t *loadTx) Balance(k ledger.BalanceKey) (u ledger.Usage, err error) {
+	err = sqlitex.Execute(t.conn, `
+		SELECT records, used, given_back FROM balances WHERE site_id = ? AND project_id = ? AND resource_id = ?`,
+		&sqlitex.ExecOptions{
+			Args: []any{int64(t.site), k.Project, k.Resource},
+			ResultFunc: func(stmt *sqlite.Stmt) error {
+				u = ledger.Usage{Records: stmt.ColumnInt64(0), Deducted: stmt.ColumnInt64(1), GivenBack: stmt.ColumnInt64(2)}
+				return nil
+			},
+		})
+	return u, err
+}
+
 // Supersede closes the open failed record of an identity.
 func (t *loadTx) Supersede(k *ledger.EntryKey) error {
 	if t.openFailed == 0 {

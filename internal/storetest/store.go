@@ -28,6 +28,7 @@ func TestStore(t *testing.T, open func(t *testing.T) (replica func() ledger.Stor
 		"Accept":               testAccept,
 		"AcceptLimit":          testAcceptLimit,
 		"LoadFailures":         testLoadFailures,
+		"LoadLessens":          testLoadLessens,
 		"LoadUnreadable":       testLoadUnreadable,
 		"LoadTooLarge":         testLoadTooLarge,
 		"LoadTurned":           testLoadTurned,

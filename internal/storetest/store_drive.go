@@ -105,6 +105,7 @@ func (m *storeModel) site(name string) *modelSite {
 	s := &modelSite{
 		name:      name,
 		resources: map[string]bool{},
+		users:     map[string]bool{},
 		projects:  map[string]*ledger.ProjectSpec{},
 		entries:   map[amieusage.Identity]*modelEntry{},
 	}

@@ -87,6 +87,44 @@ func testLoadFailures(m *storeModel) {
 	}
 }
 
+// testLoadLessens corrects, and gives back, what is loaded of a user and an
+// allocation that are gone since.
+func testLoadLessens(m *storeModel) {
+	s := m.site("PSC")
+	m.send(s, job("1", "8"), job("2", "4"))
+	m.load()
+	m.importSpec(&ledger.RegistrySpec{Sites: []ledger.SiteSpec{{
+		Name: "PSC", Projects: []ledger.ProjectSpec{{ID: alpha, Users: []string{}, Allocations: []ledger.AllocationSpec{}}},
+	}}})
+	for _, c := range []struct {
+		record amieusage.Record
+		want   ledger.Failure
+	}{
+		{job("1", "9"), ledger.UnknownUser}, // to more
+		{job("1", "5"), ""},                 // to less
+		{job("1", "5"), ""},                 // the same again
+		{job("1", "4", func(r *amieusage.ComputeRecord) { r.LocalProjectID = beta }), ledger.UnknownUser}, // to another project
+		{job("1", "4", func(r *amieusage.ComputeRecord) { r.Username = "bob" }), ledger.UnknownUser},      // to another user
+		{job("3", "1"), ledger.UnknownUser},                            // new
+		{adjustment(amieusage.Refund, "r1", "10"), ledger.UnknownUser}, // of more than was charged
+		{adjustment(amieusage.Refund, "r1", "7"), ""},
+		{adjustment(amieusage.Refund, "r2", "3"), ledger.UnknownUser}, // 2 are left
+		{adjustment(amieusage.Refund, "r1", "9"), ""},                 // all of it
+		{adjustment(amieusage.Refund, "r1", "0"), ""},                 // undone
+	} {
+		before := s.counts.Failed
+		m.send(s, c.record)
+		m.load()
+		m.checkFailed(s)
+		var got ledger.Failure
+		if s.counts.Failed > before {
+			got = s.failed[len(s.failed)-1].failure
+		}
+		m.equal("failure of "+c.record.String(), c.want, got)
+		m.check()
+	}
+}
+
 func onResource(name string) func(r *amieusage.ComputeRecord) {
 	return func(r *amieusage.ComputeRecord) { r.Resource = name }
 }

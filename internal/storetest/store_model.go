@@ -15,6 +15,7 @@ type modelSite struct {
 	name      string
 	who       ledger.Caller
 	resources map[string]bool
+	users     map[string]bool // all that the registry has a number for
 	projects  map[string]*ledger.ProjectSpec
 	queue     [][]modelRecord
 	batches   int // that were loaded
@@ -108,6 +109,12 @@ func (s *modelSite) loadRecord(r modelRecord, policy ledger.Policy, at time.Time
 	if e != nil {
 		before = millionths(e.newest().Record)
 	}
+	if failure != "" && s.lessens(r.Record) {
+		failure = ""
+	}
+	if failure == "" {
+		s.users[r.Common().Username] = true
+	}
 	if failure == "" && charge > math.MaxInt64-(s.gross-before) {
 		failure = ledger.TotalTooLarge
 	}
@@ -165,6 +172,7 @@ func (s *modelSite) imports(spec *ledger.SiteSpec) (changes []string) {
 		if p.Users != nil {
 			users := slices.Compact(slices.Sorted(slices.Values(p.Users)))
 			for _, user := range users {
+				s.users[user] = true
 				if !slices.Contains(known.Users, user) {
 					changed("added user %s to project %s", user, p.ID)
 				}
@@ -231,6 +239,37 @@ func (s *modelSite) judge(r amieusage.Record, policy ledger.Policy) ledger.Failu
 		}
 	}
 	return failure
+}
+
+// lessens says that the record charges no more than what is loaded of it, or is
+// a refund that the project's charges on the resource cover.
+func (s *modelSite) lessens(r amieusage.Record) bool {
+	c := r.Common()
+	e := s.entries[r.Identity()]
+	same := func() bool {
+		old := e.newest().Record
+		return old.Common().LocalProjectID == c.LocalProjectID && givesBack(old) == givesBack(r)
+	}
+	if e != nil && same() && e.newest().Common().Username == c.Username && millionths(r) <= millionths(e.newest().Record) {
+		return true
+	}
+	a, ok := r.(*amieusage.AdjustmentRecord)
+	if !ok || a.AdjustmentType != amieusage.Refund || s.projects[c.LocalProjectID] == nil || !s.users[c.Username] {
+		return false
+	}
+	var charged int64
+	for id, other := range s.entries {
+		newest := other.newest()
+		if id.Resource != c.Resource || newest.Common().LocalProjectID != c.LocalProjectID {
+			continue
+		}
+		if !givesBack(newest.Record) {
+			charged += millionths(newest.Record)
+		} else if id != r.Identity() {
+			charged -= millionths(newest.Record)
+		}
+	}
+	return charged > 0 && millionths(r) <= charged
 }
 
 // millionths is the charge of a valid record.
