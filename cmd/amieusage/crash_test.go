@@ -74,7 +74,7 @@ func crashPoints(engine string) map[string]map[string]int {
 	}
 	return map[string]map[string]int{
 		"service":       service,
-		"agent":         around(map[string]int{}, "enqueue", "move cursor", "sent", "take loaded", "take failed", "retry"),
+		"agent":         around(map[string]int{}, "enqueue", "apply", "apply, move cursor", "leave", "sent", "take loaded", "take failed", "retry"),
 		"administrator": around(map[string]int{"archive: written": 1, "archive: renamed": 1}, "archive", "import", "create key", "revoke key"),
 	}
 }

@@ -52,8 +52,7 @@ configuration.`,
 		},
 	}
 	x.add(cmd)
-	cmd.Flags().StringArrayVarP(&x.collect.files, "from-file", "f", nil, "look for a job that is not reported in this dump of sacct (may be repeated)")
-	cmd.Flags().StringVar(&x.collect.delimiter, "delimiter", "", "what parts the fields of a dump; found out from its header unless given")
+	x.collect.dumpFlags.add(cmd)
 	return cmd
 }
 

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/signal"
 	"syscall"
@@ -18,16 +19,28 @@ import (
 
 	"github.com/amieusage/amieusage"
 	"github.com/amieusage/amieusage/internal/failpoint"
+	"github.com/amieusage/amieusage/internal/siterules"
 	"github.com/amieusage/amieusage/usageclient"
 )
 
 // Exit statuses, the same for every command.
 const (
 	exitOK          = 0
-	exitRefused     = 1 // something was rejected, failed, or went wrong
-	exitUsage       = 2 // bad usage or configuration
-	exitUnreachable = 3 // the service was not reached; all is kept for the next run
+	exitRefused     = 1   // something was rejected, failed, held or incomplete, or went wrong
+	exitUsage       = 2   // bad usage or configuration, or a dump that cannot be read
+	exitUnreachable = 3   // the service was not reached; all is kept for the next run
+	exitBusy        = 4   // another run is at work
+	exitInterrupted = 130 // as by Ctrl-C; what was read is kept
 )
+
+// exitTable documents them.
+const exitTable = `Exit status:
+  0    all is well
+  1    something was rejected, failed, is held or not complete: the output says what
+  2    bad usage or configuration: a wrong flag, key or URL, a dump that cannot be read
+  3    the service was not reached: all is kept for the next run
+  4    another run is at work on the same site's file
+  130  interrupted, as by Ctrl-C: what was read is kept`
 
 func main() { os.Exit(run()) }
 
@@ -105,7 +118,19 @@ func exitStatus(err error) int {
 	if e, ok := errors.AsType[*statusError](err); ok {
 		return e.status
 	}
+	if errors.Is(err, context.Canceled) {
+		return exitInterrupted
+	}
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return exitUsage
+	}
+	if _, ok := errors.AsType[*dumpError](err); ok {
+		return exitUsage
+	}
+	if _, ok := errors.AsType[*siterules.TRESError](err); ok {
+		return exitUsage
+	}
+	if notUsageAPI(err) {
 		return exitUsage
 	}
 	if errors.Is(err, usageclient.ErrUnavailable) {
@@ -118,6 +143,14 @@ func exitStatus(err error) int {
 		}
 	}
 	return exitRefused
+}
+
+// notUsageAPI tells that what answers at the URL is no Usage API: it has none of
+// its paths, or speaks no https.
+func notUsageAPI(err error) bool {
+	e, ok := errors.AsType[*usageclient.Error](err)
+	return ok && (errors.Is(err, http.ErrSchemeMismatch) || e.Code == amieusage.CodeNotFound && e.Method != http.MethodDelete ||
+		e.Status == http.StatusMethodNotAllowed || e.Status == http.StatusNotImplemented)
 }
 
 func (p *program) rootCommand() *cobra.Command {
@@ -137,8 +170,7 @@ An operator runs the service:
 
   amieusage serve --db ledger.db
 
-Exit status: 0 all well, 1 something was rejected or failed, 2 bad usage or
-configuration, 3 the service was not reached (all is kept for the next run).`,
+` + exitTable,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,

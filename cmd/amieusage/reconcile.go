@@ -19,15 +19,13 @@ import (
 	"github.com/amieusage/amieusage/internal/agent"
 	"github.com/amieusage/amieusage/internal/outbox"
 	"github.com/amieusage/amieusage/internal/scheduler"
-	"github.com/amieusage/amieusage/internal/slurm"
 	"github.com/amieusage/amieusage/internal/sqlite"
 )
 
 // A reconcileCommand is one run of reconcile.
 type reconcileCommand struct {
 	siteCommand
-	files        []string
-	delimiter    string
+	dumps        dumpFlags
 	since, until string
 	period       agent.Period
 }
@@ -62,13 +60,13 @@ reached.`,
 		Example: `  amieusage reconcile --config site.yaml --since 2026-10-01 --until 2026-11-01
   amieusage reconcile --config site.yaml --since 2026-10-01 --from-file dump.psv -o csv > differences.csv`,
 		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 && len(r.files) == 0 {
+			if len(args) > 0 && len(r.dumps.files) == 0 {
 				return fmt.Errorf("unexpected argument %q: dumps are named with --from-file", args[0])
 			}
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			r.files = append(r.files, args...)
+			r.dumps.files = append(r.dumps.files, args...)
 			if err := r.check(); err != nil {
 				return err
 			}
@@ -89,8 +87,7 @@ reached.`,
 	r.add(cmd)
 	flag := cmd.Flags().Lookup("output")
 	flag.Value, flag.Usage = csvFlag{&r.output}, "form of the output: table, csv or json"
-	cmd.Flags().StringArrayVarP(&r.files, "from-file", "f", nil, "read this dump of sacct, text or JSON, instead of running sacct; - is standard input (may be repeated)")
-	cmd.Flags().StringVar(&r.delimiter, "delimiter", "", "what parts the fields of a dump; found out from its header unless given")
+	r.dumps.add(cmd)
 	cmd.Flags().StringVar(&r.since, "since", "", "jobs that ended at or after this time: 2026-10-01, which is midnight in UTC, or with a time of day and offset (required)")
 	cmd.Flags().StringVar(&r.until, "until", "", "jobs that ended before this time; now unless given")
 	markRequired(cmd, "since")
@@ -128,20 +125,20 @@ func (r *reconcileCommand) check() (err error) {
 	if !r.period.Since.Before(r.period.Until) {
 		return usageError("--since must be before --until, and before now where that is not given")
 	}
-	return checkFiles(r.files)
+	return checkFiles(r.dumps.files)
 }
 
 func (r *reconcileCommand) reconcile(ctx context.Context, a *agent.Agent) (err error) {
 	var sources []scheduler.Source
-	for _, name := range r.files {
-		in, err := r.open(name)
+	for _, name := range r.dumps.files {
+		reader, in, err := r.readDump(name, r.config, &r.dumps)
 		if err != nil {
-			return &statusError{exitUsage, err}
+			return err
 		}
 		defer in.Close()
-		sources = append(sources, slurm.NewReader(in, name, slurm.Options{Zone: r.config.Slurm.Zone, Delimiter: r.delimiter}))
+		sources = append(sources, jobsOf(reader))
 	}
-	if len(r.files) == 0 {
+	if len(r.dumps.files) == 0 {
 		if err := checkSacct(r.config); err != nil {
 			return err
 		}
@@ -150,7 +147,7 @@ func (r *reconcileCommand) reconcile(ctx context.Context, a *agent.Agent) (err e
 		if now := r.clock(); now.After(until) {
 			until = now
 		}
-		sacct := &slurm.Sacct{Path: r.config.Slurm.Sacct, Timeout: r.config.Slurm.Timeout, Clusters: r.config.Slurm.Clusters, Logger: a.Log, Clock: r.clock}
+		sacct := r.sacct()
 		sources = append(sources, scheduler.SourceFunc(func(ctx context.Context) iter.Seq2[*scheduler.Job, error] {
 			return sacct.Ended(ctx, r.period.Since, until)
 		}))

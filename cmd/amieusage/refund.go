@@ -68,8 +68,7 @@ it. refund undo takes refunds back.`,
 	cmd.Flags().StringVar(&r.reservation, "reservation", "", "jobs that ran in this reservation")
 	cmd.Flags().StringVar(&r.collect.since, "since", "", "jobs that ended since this time")
 	cmd.Flags().StringVar(&r.collect.until, "until", "", "and before this one")
-	cmd.Flags().StringArrayVarP(&r.collect.files, "from-file", "f", nil, "look for the jobs in this dump of sacct, instead of running sacct (may be repeated)")
-	cmd.Flags().StringVar(&r.collect.delimiter, "delimiter", "", "what parts the fields of a dump; found out from its header unless given")
+	r.collect.dumpFlags.add(cmd)
 	cmd.Flags().BoolVar(&r.dryRun, "dry-run", false, "show what would be given back, and change nothing")
 	cmd.AddCommand(p.refundUndoCommand())
 	return cmd
@@ -305,13 +304,13 @@ func (s *siteCommand) accounting(ctx context.Context, f *collectFlags, until tim
 			return
 		}
 		for _, name := range f.files {
-			in, err := s.open(name)
+			reader, in, err := s.readDump(name, s.config, &f.dumpFlags)
 			if err != nil {
-				yield(nil, &statusError{exitUsage, err})
+				yield(nil, err)
 				return
 			}
 			goesOn := true
-			for job, err := range slurm.NewReader(in, name, slurm.Options{Zone: s.config.Slurm.Zone, Delimiter: f.delimiter}).Jobs(ctx) {
+			for job, err := range jobsOf(reader).Jobs(ctx) {
 				if goesOn = yield(job, err); !goesOn {
 					break
 				}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"iter"
 	"os"
 	"os/exec"
 	"os/user"
@@ -27,12 +29,11 @@ const sacctSource = "sacct"
 
 // A collectFlags say where jobs come from.
 type collectFlags struct {
-	files     []string
-	delimiter string
-	since     string
-	until     string
-	dryRun    bool
-	from, to  time.Time // since and until, once checked
+	dumpFlags
+	since    string
+	until    string
+	dryRun   bool
+	from, to time.Time // since and until, once checked
 
 	acceptMissing bool
 	// preview is called with what would be enqueued, and nothing is.
@@ -40,12 +41,62 @@ type collectFlags struct {
 }
 
 func (f *collectFlags) add(cmd *cobra.Command) {
-	cmd.Flags().StringArrayVarP(&f.files, "from-file", "f", nil, "read this dump of sacct, text or JSON, instead of running sacct; - is standard input (may be repeated)")
-	cmd.Flags().StringVar(&f.delimiter, "delimiter", "", "what parts the fields of a dump; found out from its header unless given")
+	f.dumpFlags.add(cmd)
 	cmd.Flags().StringVar(&f.since, "since", "", "collect from sacct what ended since this time, instead of the look-back (2026-01-01, for a back-fill)")
 	cmd.Flags().StringVar(&f.until, "until", "", "and before this one, with --since")
 	cmd.Flags().BoolVar(&f.acceptMissing, "accept-missing", false, "take jobs that sacct does not show any more for purged: they stay as they were charged")
 	cmd.Flags().BoolVar(&f.dryRun, "dry-run", false, "show what would be sent, and change nothing")
+}
+
+// dumpFlags say what dumps are read, and how.
+type dumpFlags struct {
+	files     []string
+	delimiter string
+	columns   []string
+}
+
+func (f *dumpFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringArrayVarP(&f.files, "from-file", "f", nil, "read this dump of sacct, text or JSON, compressed or not, instead of running sacct; - is standard input (may be repeated)")
+	f.addForm(cmd)
+}
+
+func (f *dumpFlags) addForm(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.delimiter, "delimiter", "", "what parts the fields of a dump; found out from its first line unless given")
+	cmd.Flags().StringSliceVar(&f.columns, "columns", nil, "the columns of a dump that has no header: JobIDRaw,JobID,User,…")
+}
+
+// A dumpError says that a dump cannot be read.
+type dumpError struct{ err error }
+
+func (e *dumpError) Error() string { return e.err.Error() }
+func (e *dumpError) Unwrap() error { return e.err }
+
+// readDump opens a dump. Closing it is up to the caller.
+func (p *program) readDump(name string, config *siteconfig.Site, f *dumpFlags) (*slurm.Reader, io.Closer, error) {
+	in, err := p.open(name)
+	if err != nil {
+		return nil, nil, &dumpError{err}
+	}
+	return slurm.NewReader(in, name, slurm.Options{
+		Zone: config.Slurm.Zone, Delimiter: f.delimiter, Columns: f.columns, Clock: p.clock,
+		Warn: func(text string) { fmt.Fprintln(p.stderr, printable(text)) },
+	}), in, nil
+}
+
+// jobsOf yields the jobs of a dump; an error that ends it is a *dumpError.
+func jobsOf(reader *slurm.Reader) scheduler.Source {
+	return scheduler.SourceFunc(func(ctx context.Context) iter.Seq2[*scheduler.Job, error] {
+		return func(yield func(*scheduler.Job, error) bool) {
+			for job, err := range reader.Jobs(ctx) {
+				if _, row := errors.AsType[*scheduler.RowError](err); err != nil && !row && ctx.Err() == nil {
+					err = &dumpError{err}
+				}
+				if !yield(job, err) {
+					return
+				}
+			}
+		}
+	})
 }
 
 // dumpArguments lets further dumps stand behind --from-file.
@@ -114,8 +165,7 @@ that would cost otherwise by today's site.yaml are counted, and --reprice sends
 them. What was never charged follows today's rules at once. Without --from-file sacct is run, over a window that reaches
 back behind the last run, because jobs may appear in the accounting late.
 
-Exit status: 0 all well, 1 something was rejected or failed, 2 bad usage or
-configuration, 3 the service was not reached (all is kept for the next run).`,
+` + exitTable,
 		Example: `  amieusage report --config site.yaml
   amieusage report --config site.yaml --from-file dump.psv
   amieusage report --config site.yaml --since 2026-01-01
@@ -289,15 +339,13 @@ func (s *siteCommand) collect(ctx context.Context, f *collectFlags) error {
 	if len(f.files) == 0 {
 		return s.collectSacct(ctx, f)
 	}
-	options := slurm.Options{Zone: s.config.Slurm.Zone, Delimiter: f.delimiter}
 	var failures []error
 	for _, name := range f.files {
-		in, err := s.open(name)
+		reader, in, err := s.readDump(name, s.config, &f.dumpFlags)
 		if err != nil {
-			return &statusError{exitUsage, err}
+			return err
 		}
-		reader := slurm.NewReader(in, name, options)
-		err = s.agent.Collect(ctx, reader, nil, f.preview)
+		err = s.agent.Collect(ctx, jobsOf(reader), nil, f.preview)
 		s.countRows(reader.Stats())
 		if closeErr := in.Close(); err == nil {
 			err = closeErr
@@ -362,7 +410,7 @@ func (s *siteCommand) countRows(rows slurm.Stats) {
 
 func (p *program) convertCommand() *cobra.Command {
 	var flags configFlags
-	var delimiter string
+	var form dumpFlags
 	cmd := &cobra.Command{
 		Use:     "convert --config site.yaml DUMP...",
 		GroupID: "site",
@@ -386,7 +434,7 @@ on standard error. - is standard input.`,
 			}
 			bad := false
 			for _, name := range args {
-				ok, err := p.convert(cmd.Context(), config, name, delimiter)
+				ok, err := p.convert(cmd.Context(), config, name, &form)
 				if err != nil {
 					return err
 				}
@@ -399,23 +447,23 @@ on standard error. - is standard input.`,
 		},
 	}
 	flags.add(cmd)
-	cmd.Flags().StringVar(&delimiter, "delimiter", "", "what parts the fields of a dump; found out from its header unless given")
+	form.addForm(cmd)
 	return cmd
 }
 
 // convert prints the records of one dump, and reports whether all its rows
 // could be used.
-func (p *program) convert(ctx context.Context, config *siteconfig.Site, name, delimiter string) (ok bool, err error) {
-	in, err := p.open(name)
+func (p *program) convert(ctx context.Context, config *siteconfig.Site, name string, form *dumpFlags) (ok bool, err error) {
+	reader, in, err := p.readDump(name, config, form)
 	if err != nil {
-		return false, &statusError{exitUsage, err}
+		return false, err
 	}
 	defer in.Close()
 	out := newBufferedOutput(p.stdout)
 	defer func() { err = errors.Join(err, out.Flush()) }()
 	ok = true
 	var line []byte
-	for job, err := range slurm.NewReader(in, name, slurm.Options{Zone: config.Slurm.Zone, Delimiter: delimiter}).Jobs(ctx) {
+	for job, err := range jobsOf(reader).Jobs(ctx) {
 		var record amieusage.Record
 		if err == nil {
 			var r *amieusage.ComputeRecord

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/amieusage/amieusage"
 	"github.com/amieusage/amieusage/internal/agent"
 	"github.com/amieusage/amieusage/internal/outbox"
 	"github.com/amieusage/amieusage/internal/siteconfig"
@@ -77,6 +78,9 @@ func (s *siteCommand) run(ctx context.Context, needs int, work func(a *agent.Age
 	defer func() { err = errors.Join(err, s.queue.Close()) }()
 	if needs&needLock != 0 {
 		unlock, lockErr := s.queue.Lock()
+		if busy, ok := errors.AsType[*amieusage.Error](lockErr); ok && busy.Code == amieusage.CodeConflict {
+			return &statusError{exitBusy, lockErr}
+		}
 		if lockErr != nil {
 			return lockErr
 		}
@@ -167,7 +171,7 @@ func (s *siteCommand) finish(ctx context.Context, runErr error) error {
 	}
 	switch {
 	case runErr != nil && ctx.Err() != nil:
-		return &statusError{exitStatus(runErr), errors.New("interrupted; what was read is kept")}
+		return &statusError{exitInterrupted, errors.New("interrupted; what was read is kept")}
 	case errors.Is(runErr, usageclient.ErrUnavailable):
 		return fmt.Errorf("%w; nothing is lost: the next run goes on from here", runErr)
 	case runErr != nil:

@@ -83,6 +83,7 @@ type header struct {
 	id       int          // index of the first column that holds a job's id
 	free     int          // index of the only column of free text; -1: none, or several
 	lastFree bool         // the last column is free text
+	freeText bool         // any is
 	lacks    scheduler.Facts
 }
 
@@ -131,8 +132,8 @@ func parseHeader(line, delimiter string) (*header, error) {
 			freeColumns++
 		}
 	}
-	if known == 0 {
-		return nil, errors.New("the first line is not the header that sacct prints")
+	if known == 0 || strings.TrimSpace(h.sep) == "" && 2*known < len(names) { // a sentence may hold the name of one
+		return nil, errNoHeader
 	}
 	if h.sep != "" && strings.TrimSpace(h.sep) == "" && !strings.Contains(h.sep, "\t") {
 		return nil, errors.New("the columns are aligned with spaces and may be cut off")
@@ -149,6 +150,7 @@ func parseHeader(line, delimiter string) (*header, error) {
 			h.lacks |= fact
 		}
 	}
+	h.freeText = freeColumns > 0
 	if freeColumns > 1 {
 		h.free = -1
 	}
@@ -157,6 +159,33 @@ func parseHeader(line, delimiter string) (*header, error) {
 		h.id = other
 	}
 	return h, nil
+}
+
+// errNoHeader says that a line names no column.
+var errNoHeader = errors.New("the first line is not the header that sacct prints")
+
+// headerOf returns the header that a text without one would have, by its first row.
+func headerOf(columns []string, row, delimiter string) (*header, error) {
+	if delimiter == "" {
+		for _, d := range []string{"\x1f", "|", "\t", "^", ";", "!"} {
+			if n := strings.Count(row, d); n == len(columns)-1 || n == len(columns) && strings.HasSuffix(row, d) {
+				delimiter = d
+				break
+			}
+		}
+		if delimiter == "" {
+			return nil, fmt.Errorf("the row does not have the %d columns that --columns names; state what parts them with --delimiter", len(columns))
+		}
+	}
+	line := strings.Join(columns, delimiter)
+	if strings.Count(row, delimiter) == len(columns) && strings.HasSuffix(row, delimiter) {
+		line += delimiter
+	}
+	h, err := parseHeader(line, delimiter)
+	if err != nil {
+		err = fmt.Errorf("--columns: %w", err)
+	}
+	return h, err
 }
 
 // missingColumns names what is needed and absent.

@@ -38,6 +38,10 @@ type Options struct {
 	Zone *time.Location
 	// Delimiter between the fields of text; "" takes it from the header.
 	Delimiter string
+	// Columns are the columns of a text without a header, in their order. A header that is there counts.
+	Columns []string
+	// Warn is told what stands above the header and is no row; nil: nobody.
+	Warn func(text string)
 	// Clock tells what time it is: no job ends more than a day later. Nil: time.Now.
 	Clock func() time.Time
 }
@@ -60,7 +64,8 @@ func (s Stats) plus(other Stats) Stats {
 	return Stats{Rows: s.Rows + other.Rows, Steps: s.Steps + other.Steps, Bad: s.Bad + other.Bad}
 }
 
-// Reader is a scheduler.Source on the output of sacct, text or JSON, found out by its first character. Memory does not grow
+// Reader is a scheduler.Source on the output of sacct, text or JSON, found out by its first character; compressed by gzip,
+// zstd or xz, too, found out by its first bytes. Memory does not grow
 // with the length of the input. Unfinished jobs are yielded with a zero End; steps are not yielded. Bytes that are no
 // UTF-8 are replaced by U+FFFD.
 type Reader struct {
@@ -81,11 +86,17 @@ func (r *Reader) Stats() Stats { return r.stats }
 
 // Jobs yields the jobs, as scheduler.Source describes. It reads r to its end, so only the first iteration yields anything.
 //
-// Final errors: the input is empty, its header lacks a column that is needed, a time bears no offset and Options.Zone is
+// Final errors: the input is empty, or is compressed and cut off, its header lacks a column that is needed, a time bears no offset and Options.Zone is
 // nil, the JSON is broken or says that sacct failed, reading failed, or ctx ended.
 func (r *Reader) Jobs(ctx context.Context) iter.Seq2[*scheduler.Job, error] {
 	return func(yield func(*scheduler.Job, error) bool) {
-		first, err := r.firstByte()
+		in, done, err := plain(r.in)
+		defer done()
+		r.in = in
+		var first byte
+		if err == nil {
+			first, err = r.firstByte()
+		}
 		switch {
 		case err == io.EOF:
 			err = fmt.Errorf("%s: empty, without even the header that sacct prints when it finds no job; export again with: %s",

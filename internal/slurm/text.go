@@ -3,6 +3,7 @@ package slurm
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -63,6 +64,14 @@ func (t *textReader) run(ctx context.Context, yield func(*scheduler.Job, error) 
 			line = bytes.TrimSuffix(line, []byte("\r"))
 		}
 		seps := bytes.Count(line, t.sep)
+		if seps == 0 && !t.head.freeText && bytes.HasPrefix(line, []byte("sacct: ")) && isError(string(line)) {
+			err := t.flush(yield)
+			if err == nil {
+				err = &scheduler.IncompleteError{Problem: fmt.Sprintf("%s: sacct said %q", t.place(t.lines.number), clip(string(line), 200)),
+					Remedy: "there may be more jobs than this has: export it again"}
+			}
+			return err
+		}
 		if !long && t.continues(line, seps, ended) {
 			t.extend(line, seps)
 			continue
@@ -77,9 +86,18 @@ func (t *textReader) run(ctx context.Context, yield func(*scheduler.Job, error) 
 	}
 }
 
+// aboveHeader is how many lines may stand above the header: what a login or a wrapper prints.
+const aboveHeader = 50
+
+// readHeader reads the header. What stands above it is told; where it is an error of sacct, there may be more jobs than the
+// text has.
 func (t *textReader) readHeader() error {
+	var above []string
 	for {
 		line, _, long, err := t.lines.next()
+		if err == io.EOF && len(above) > 0 {
+			return t.noHeader(above)
+		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", t.place(t.lines.number+1), err)
 		}
@@ -87,19 +105,72 @@ func (t *textReader) readHeader() error {
 			continue
 		}
 		if long {
-			err = fmt.Errorf("the first line is longer than %d bytes", maxLine)
-		} else {
-			var text string
-			text, t.crlf = strings.CutSuffix(string(line), "\r")
-			t.head, err = parseHeader(text, t.r.opts.Delimiter)
+			return fmt.Errorf("%s: the first line is longer than %d bytes; export again with: %s", t.place(t.lines.number), maxLine, DumpCommand)
 		}
-		if err != nil {
+		text, crlf := strings.CutSuffix(string(line), "\r")
+		head, err := parseHeader(text, t.r.opts.Delimiter)
+		switch {
+		case err == nil:
+			t.use(head, crlf)
+			return t.heard(above)
+		case len(t.r.opts.Columns) > 0 && !isError(text):
+			if head, err = headerOf(t.r.opts.Columns, text, t.r.opts.Delimiter); err != nil {
+				return fmt.Errorf("%s: %w", t.place(t.lines.number), err)
+			}
+			t.use(head, crlf)
+			t.begin(bytes.TrimSuffix(line, []byte("\r")), bytes.Count(line, t.sep), true, false)
+			return t.heard(above)
+		case !errors.Is(err, errNoHeader):
 			return fmt.Errorf("%s: %w; export again with: %s", t.place(t.lines.number), err, DumpCommand)
 		}
-		t.sep = []byte(t.head.sep)
-		t.row = rowReader{head: t.head, times: timeParser{zone: t.r.opts.Zone}, now: t.r.opts.now(), fields: make([]string, t.head.width)}
-		return nil
+		if above = append(above, text); len(above) == aboveHeader {
+			return t.noHeader(above)
+		}
 	}
+}
+
+// use makes head the header.
+func (t *textReader) use(head *header, crlf bool) {
+	t.head, t.crlf, t.sep = head, crlf, []byte(head.sep)
+	t.row = rowReader{head: head, times: timeParser{zone: t.r.opts.Zone}, now: t.r.opts.now(), fields: make([]string, head.width)}
+}
+
+// noHeader says what a text without a header begins with.
+func (t *textReader) noHeader(above []string) error {
+	said := above[0]
+	for _, line := range above {
+		if isError(line) {
+			return fmt.Errorf("%s: sacct said %q; export again with: %s", t.place(1), line, DumpCommand)
+		}
+	}
+	return fmt.Errorf("%s: %w, but %q; name the columns of a dump without one (--columns), or export again with: %s",
+		t.place(1), errNoHeader, clip(said, 200), DumpCommand)
+}
+
+// heard tells what stands above the header.
+func (t *textReader) heard(above []string) error {
+	for i, line := range above {
+		if isError(line) {
+			return fmt.Errorf("%s: above the header, sacct said %q: there may be more jobs than this has; export again with: %s",
+				t.place(i+1), clip(line, 200), DumpCommand)
+		}
+		if t.r.opts.Warn != nil {
+			t.r.opts.Warn(fmt.Sprintf("%s: above the header: %q", t.place(i+1), clip(line, 200)))
+		}
+	}
+	return nil
+}
+
+// isError tells an error of Slurm's programs from other text.
+func isError(line string) bool {
+	return strings.Contains(line, ": error: ") || strings.Contains(line, ": fatal: ")
+}
+
+func clip(s string, n int) string {
+	if len(s) > n {
+		return s[:n] + "…"
+	}
+	return s
 }
 
 // continues tells whether the line is more of the current row.
