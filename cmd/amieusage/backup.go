@@ -19,8 +19,9 @@ func (p *program) backupCommand() *cobra.Command {
 		Short:   "Copy the site's file, while it is used",
 		Long: `Copy the site's file, with all that was collected, charged and decided, while runs
 may use it. To restore it, put the copy in the place of the file that state: in
-site.yaml names, while no run is under way: what was sent since is found at the
-service, and counts once.`,
+site.yaml names, while no run is under way. The first run finds at the service what was
+sent since, sends none of it and exits with 1; report --adopt takes it as
+reported.`,
 		Example: `  amieusage backup --config site.yaml /var/backups/amieusage.db`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

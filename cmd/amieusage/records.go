@@ -350,12 +350,14 @@ func (d *decideCommand) add(cmd *cobra.Command) {
 }
 
 // note is the note of a decision made now.
-func (d *decideCommand) note() outbox.Note {
+func (d *decideCommand) note() outbox.Note { return d.noteNow(d.comment) }
+
+func (p *program) noteNow(comment string) outbox.Note {
 	who := "unknown"
 	if u, err := user.Current(); err == nil {
 		who = u.Username
 	}
-	return outbox.Note{Comment: d.comment, Who: who, At: d.clock()}
+	return outbox.Note{Comment: comment, Who: who, At: p.clock()}
 }
 
 // decide applies a decision to the records that are named or filtered. It

@@ -148,7 +148,7 @@ func (p *program) reportCommand() *cobra.Command {
 	s := &siteCommand{program: p}
 	var f collectFlags
 	var wait time.Duration
-	var reprice, yes bool
+	var reprice, yes, adopt bool
 	cmd := &cobra.Command{
 		Use:     "report --config site.yaml [--from-file DUMP...]",
 		GroupID: "site",
@@ -169,6 +169,7 @@ back behind the last run, because jobs may appear in the accounting late.
 		Example: `  amieusage report --config site.yaml
   amieusage report --config site.yaml --from-file dump.psv
   amieusage report --config site.yaml --since 2026-01-01
+  amieusage report --config site.yaml --adopt
   amieusage report --config site.yaml --reprice --since 2026-10-01 --until 2026-11-01
   zcat dump.psv.gz | amieusage report --config site.yaml --from-file - --dry-run`,
 		Args: f.dumpArguments,
@@ -187,6 +188,11 @@ back behind the last run, because jobs may appear in the accounting late.
 			return s.run(ctx, needRules|needService|needLock, func(a *agent.Agent) error {
 				if !cmd.Flags().Changed("wait") {
 					wait = s.config.ConfirmWait
+				}
+				if adopt {
+					if err := a.Adopt(ctx, s.noteNow("")); err != nil {
+						return s.finish(ctx, err)
+					}
 				}
 				if reprice {
 					if err := s.askReprice(ctx, &f, yes); err != nil {
@@ -212,6 +218,7 @@ back behind the last run, because jobs may appear in the accounting late.
 	s.add(cmd)
 	f.add(cmd)
 	cmd.Flags().BoolVar(&reprice, "reprice", false, "charge the jobs that are read anew by today's rules, also those that were charged before; shows what that comes to, and asks")
+	cmd.Flags().BoolVar(&adopt, "adopt", false, "take what the service has loaded already, sent by another outbox or program, as reported")
 	cmd.Flags().BoolVar(&yes, "yes", false, "with --reprice: do not ask")
 	cmd.Flags().DurationVar(&wait, "wait", siteconfig.DefaultConfirmWait, "how long to wait for the service to load what was sent (confirm_wait in site.yaml)")
 	return cmd

@@ -13,7 +13,7 @@ import (
 
 func (p *program) sendCommand() *cobra.Command {
 	s := &siteCommand{program: p}
-	var dryRun bool
+	var dryRun, adopt bool
 	cmd := &cobra.Command{
 		Use:     "send --config site.yaml [RECORDS...]",
 		GroupID: "site",
@@ -39,6 +39,9 @@ A line without a UsageType is taken for what its fields are those of.`,
 			}
 			return s.run(cmd.Context(), needService|needLock, func(a *agent.Agent) error {
 				err := s.enqueue(cmd.Context(), args, nil)
+				if err == nil && adopt {
+					err = a.Adopt(cmd.Context(), s.noteNow(""))
+				}
 				if err == nil {
 					err = a.Send(cmd.Context())
 				}
@@ -47,6 +50,7 @@ A line without a UsageType is taken for what its fields are those of.`,
 		},
 	}
 	s.add(cmd)
+	cmd.Flags().BoolVar(&adopt, "adopt", false, "take what the service has loaded already, sent by another outbox or program, as reported")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "show what would be sent, and change nothing")
 	return cmd
 }

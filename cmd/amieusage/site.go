@@ -238,6 +238,8 @@ func (s *siteCommand) printSummary(sum *agent.Summary) error {
 		note string
 	}{
 		{"held", sum.Outbox[outbox.Held], "see: amieusage records list --state held"},
+		{"at service", sum.AtService, "sent by another outbox or program: not sent (to take it as reported: amieusage report --adopt)"},
+		{"adopted", sum.Adopted, "taken as reported, with the charges that the service has"},
 		{"untracked", sum.Untracked, "none of the rated TRES was recorded: charged 0"},
 		{"decided", sum.Decided, "stay as a person has decided"},
 		{"would cost", sum.Costly.Jobs, fmt.Sprintf("%s instead of %s by today's rules (to send it: amieusage report --reprice)", sum.Costly.Would, sum.Costly.Was)},

@@ -77,6 +77,8 @@ type Summary struct {
 	Shifted   int64                  `json:"shifted,omitempty"`    // jobs that are known at another submit time, and not sent
 	Untracked int64                  `json:"untracked,omitempty"`  // jobs of which none of the rated TRES was recorded, charged 0
 	Costly    Costly                 `json:"would_cost,omitzero"`  // jobs that would cost otherwise by today's rules
+	AtService int64                  `json:"at_service,omitempty"` // records that the service had before, and that are not sent
+	Adopted   int64                  `json:"adopted,omitempty"`    // records that the service had before, taken as reported
 	Waiting   int64                  `json:"waiting,omitempty"`    // records that wait for another one, which has failed
 	BadRows   int64                  `json:"bad_rows,omitempty"`   // rows of all runs that could not be used yet
 	Charge    map[string]Charge      `json:"charge"`               // of new and changed records, by resource
@@ -173,7 +175,7 @@ var kinds = []string{"bad", "held", "rejected", "failed"}
 
 // OK reports whether nothing of the run needs anybody's attention.
 func (s *Summary) OK() bool {
-	return s.Bad == 0 && s.Rejected == 0 && s.Failed == 0 && s.Held == 0 && s.Waiting == 0
+	return s.Bad == 0 && s.Rejected == 0 && s.Failed == 0 && s.Held == 0 && s.Waiting == 0 && s.AtService == 0
 }
 
 // leftOut counts a job that is not reported, by account, partition and reason.

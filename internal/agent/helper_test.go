@@ -199,6 +199,11 @@ func openSite(t testing.TB, path string) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// It knows already that the service had nothing before: of this, other tests
+	// tell.
+	if err := queue.Meet(context.Background(), nil, true); err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
 		if err := queue.Close(); err != nil {
 			t.Error(err)

@@ -263,7 +263,7 @@ func (m *modelSite) atRest(rt *rapid.T) {
 		case e.State == outbox.Loaded && held != nil && amieusage.ContentDigest(held) == e.Digest:
 		case e.State == outbox.Failed && e.Reason != "":
 		default:
-			rt.Fatalf("entry %d is %s (%q), and the service holds %v", e.ID, e.State, e.Reason, held)
+			rt.Fatalf("entry %d %s is %s (%q), and the service holds %v", e.ID, e.Record, e.State, e.Reason, held)
 		}
 	}
 }
@@ -274,7 +274,7 @@ func (m *modelSite) allLoaded(rt *rapid.T) {
 	for _, e := range m.entries(rt) {
 		held := m.held(rt, e.Record.Identity())
 		if e.State != outbox.Loaded || held == nil || amieusage.ContentDigest(held) != e.Digest {
-			rt.Fatalf("entry %d is %s (%q), and the service holds %v", e.ID, e.State, e.Reason, held)
+			rt.Fatalf("entry %d %s is %s (%q), and the service holds %v", e.ID, e.Record, e.State, e.Reason, held)
 		}
 		want[e.Record.Identity().LocalRecordID] = e.Record.Common().Charge.String()
 	}

@@ -12,6 +12,9 @@ import (
 // Send sends what is pending, and stores each answer as it comes. The error is
 // the first that left a record unsent; it stays pending.
 func (a *Agent) Send(ctx context.Context) error {
+	if err := a.meet(ctx); err != nil {
+		return err
+	}
 	// under way holds what was taken from the outbox and not yet answered.
 	underWay := map[int]outbox.Entry{}
 	pending := func(yield func(amieusage.Record, error) bool) {
@@ -26,7 +29,7 @@ func (a *Agent) Send(ctx context.Context) error {
 			}
 		}
 	}
-	return a.Client.SendStream(ctx, pending, func(part *usageclient.SendResult) error {
+	err := a.Client.SendStream(ctx, pending, func(part *usageclient.SendResult) error {
 		var deliveries []outbox.Delivery
 		for _, o := range part.Outcomes {
 			entry := underWay[o.Index]
@@ -59,6 +62,10 @@ func (a *Agent) Send(ctx context.Context) error {
 		a.progress("sending")
 		return nil
 	})
+	if err == nil && a.enqueued == nil { // nobody collects any more
+		err = a.adopt(ctx, outbox.Note{Kind: "adopt", Who: "an earlier report --adopt"})
+	}
+	return err
 }
 
 // pending takes what is pending out of the outbox, page by page; what was taken

@@ -225,9 +225,8 @@ func (l *Loading) load(b *Batch, ordinal int, v *Verdict) (err error) {
 	return l.tx.Supersede(&e.EntryKey)
 }
 
-// lessens reports whether a record takes back some of what is loaded already, or
-// leaves it: a correction that charges no more, to the same project and user,
-// or a refund that the project's charges on the resource cover. It is taken
+// lessens reports whether a record takes back some of what is loaded already: a
+// correction that charges no more, to the same project and user, or a refund that the project's charges on the resource cover. It is taken
 // whatever the registry says by now: a user or an allocation that is gone must
 // not keep a wrong charge alive.
 func (l *Loading) lessens(e *Entry, record amieusage.Record) (bool, error) {
@@ -241,10 +240,10 @@ func (l *Loading) lessens(e *Entry, record amieusage.Record) (bool, error) {
 		return false, err
 	}
 	same := old != nil && old.Project == project.ID && old.GivesBack == e.GivesBack
-	if same && old.User == user && e.Charge <= old.Charge {
+	if same && old.User == user && e.Charge <= old.Charge && e.Digest != old.Digest {
 		return true, nil
 	}
-	if a, ok := record.(*amieusage.AdjustmentRecord); !ok || a.AdjustmentType != amieusage.Refund {
+	if a, ok := record.(*amieusage.AdjustmentRecord); same && e.Digest == old.Digest || !ok || a.AdjustmentType != amieusage.Refund {
 		return false, nil
 	}
 	key := BalanceKey{project.ID, e.Resource}

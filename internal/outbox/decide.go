@@ -170,7 +170,11 @@ func (d *Decider) uncharged(same []Entry, cur *Entry, facts *scheduler.Job, r Re
 	if job.Made.Resource == cur.Job.Made.Resource {
 		entry := entryOf(job, Pending)
 		entry.Decision = cur.Decision
-		if amieusage.ContentDigest(entry.Record) == cur.Digest && cur.State != Held && cur.State != Dropped {
+		found := cur.Decision == AtService
+		if found {
+			entry.State, entry.Reason = Held, cur.Reason
+		}
+		if amieusage.ContentDigest(entry.Record) == cur.Digest && (found || cur.State != Held && cur.State != Dropped) {
 			return Plan{Effect: EffectUnchanged, Known: cur, Writes: refresh(cur, job)}
 		}
 		if cur.WaitsFor != 0 {

@@ -15,6 +15,7 @@ type Decision string
 const (
 	DecidedByLimit Decision = "limit"       // held, as it costs more than the limits allow
 	NotTracked     Decision = "not tracked" // held, as nothing that its rate is for is tracked
+	AtService      Decision = "at service"  // held, as the service had it before this outbox did
 	DecidedHold    Decision = "hold"        // held until it is released
 	DecidedDrop    Decision = "drop"        // never sent again
 	DecidedSet     Decision = "set"         // its content was given by hand
@@ -22,7 +23,7 @@ const (
 )
 
 // Decisions lists all decisions.
-var Decisions = []Decision{"", DecidedByLimit, DecidedHold, DecidedDrop, DecidedSet, DecidedRelease, NotTracked}
+var Decisions = []Decision{"", DecidedByLimit, DecidedHold, DecidedDrop, DecidedSet, DecidedRelease, NotTracked, AtService}
 
 // Binds reports whether neither accounting nor rules change what was decided.
 func (d Decision) Binds() bool { return d == DecidedHold || d == DecidedDrop || d == DecidedSet }

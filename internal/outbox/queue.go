@@ -38,7 +38,8 @@ type Queue interface {
 	Apply(ctx context.Context, writes []Write, cursor *Cursor) ([]ID, error)
 
 	// Leave returns a page of pending entries in order of their IDs, and stores in
-	// the same transaction that they may leave from now on.
+	// the same transaction that they may leave from now on. What the service had
+	// before is held instead, as [AtService].
 	Leave(ctx context.Context, after ID) ([]Entry, error)
 
 	// Note keeps rows of the accounting that could not be used, and what was left
@@ -62,6 +63,21 @@ type Queue interface {
 
 	// Refunds returns all refunds, in order of their jobs.
 	Refunds(ctx context.Context) ([]Refund, error)
+
+	// Met reports whether the outbox knows what the service had before, and
+	// whether that was taken as reported.
+	Met(ctx context.Context) (met, adopted bool, err error)
+
+	// Meet stores what the service lists as loaded; all says that this ends the
+	// list, and that later entries are held against it.
+	Meet(ctx context.Context, records []amieusage.LoadedRecord, all bool) error
+
+	// Adopted stores that what the service had before is taken as reported.
+	Adopted(ctx context.Context) error
+
+	// Found returns a page of the entries behind one that never left, and that the
+	// service had before.
+	Found(ctx context.Context, after ID) ([]Found, error)
 
 	// KnowsJobs reports whether there is any job of the accounting.
 	KnowsJobs(ctx context.Context) (bool, error)

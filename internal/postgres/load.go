@@ -194,7 +194,7 @@ func (l *Ledger) queuedBatch(row pgx.CollectableRow, site ledger.SiteID) (*queue
 type loadTx struct {
 	nameTx
 	ctx               context.Context // of the transaction
-	batch, recordID   int64 // the last numbers given
+	batch, recordID   int64           // the last numbers given
 	loadedAt          int64
 	entries           map[ledger.EntryKey]*entryState
 	inserted, revised []*entryState

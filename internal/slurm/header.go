@@ -132,7 +132,7 @@ func parseHeader(line, delimiter string) (*header, error) {
 			freeColumns++
 		}
 	}
-	if known == 0 || strings.TrimSpace(h.sep) == "" && 2*known < len(names) { // a sentence may hold the name of one
+	if known == 0 || strings.Trim(h.sep, " ") == "" && 2*known < len(names) { // a sentence may hold the name of one
 		return nil, errNoHeader
 	}
 	if h.sep != "" && strings.TrimSpace(h.sep) == "" && !strings.Contains(h.sep, "\t") {

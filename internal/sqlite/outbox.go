@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/gofrs/flock"
+	"zombiezen.com/go/sqlite"
 	"zombiezen.com/go/sqlite/sqlitex"
 
 	"github.com/amieusage/amieusage"
@@ -90,8 +91,23 @@ func (q *Outbox) Backup(ctx context.Context, path string) (err error) {
 	if err := sqlitex.ExecuteTransient(conn, `VACUUM INTO ?`, &sqlitex.ExecOptions{Args: []any{part}}); err != nil {
 		return q.db.failure(err)
 	}
+	if err := forget(ctx, part); err != nil {
+		return err
+	}
 	if err := file.Sync(); err != nil {
 		return err
 	}
 	return os.Rename(part, path)
+}
+
+// forget makes a copy of an outbox ask the service what it has: where it is
+// restored, that is more than the copy knows.
+func forget(ctx context.Context, path string) error {
+	conn, err := sqlite.OpenConn(path, sqlite.OpenReadWrite)
+	if err != nil {
+		return err
+	}
+	conn.SetInterrupt(ctx.Done())
+	err = sqlitex.ExecuteScript(conn, `UPDATE marks SET number = 0 WHERE name IN ('met', 'adopted'); DELETE FROM at_service;`, nil)
+	return errors.Join(err, conn.Close())
 }

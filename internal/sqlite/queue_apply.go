@@ -51,6 +51,9 @@ func (q *Outbox) Known(ctx context.Context, recordIDs []string) ([][]outbox.Entr
 // Leave returns a page of pending entries, which may leave from now on.
 func (q *Outbox) Leave(ctx context.Context, after outbox.ID) (page []outbox.Entry, err error) {
 	_, err = q.change(ctx, "leave", func(tx *queueTransaction) (int, error) {
+		if err := tx.holdAtService(after); err != nil {
+			return 0, err
+		}
 		if page, err = entries(tx.conn, inState(outbox.Pending)+` AND entry_id > ?2 ORDER BY entry_id LIMIT ?3`,
 			stateNumber(outbox.Pending), int64(after), outbox.DefaultPage); err != nil || len(page) == 0 || tx.leaving == tx.stored-1 {
 			return 0, err
@@ -136,8 +139,8 @@ func (tx *queueTransaction) insert(e outbox.Entry) (outbox.ID, error) {
 	}
 	stmt := tx.conn.Prep(`
 		INSERT INTO entries (resource_id, usage_type, local_record_id, key_time, state, reason, revision, digest, charge, enqueued_at, stored,
-			rate_id, decision, superseded, waits_for, ended)
-		VALUES (?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+			rate_id, decision, superseded, waits_for, ended, loaded_at)
+		VALUES (?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 		ON CONFLICT (local_record_id, key_time, resource_id, usage_type) DO NOTHING`)
 	stmt.BindInt64(1, resource)
 	stmt.BindInt64(2, ledger.UsageTypeNumber(identity.UsageType))
@@ -148,12 +151,13 @@ func (tx *queueTransaction) insert(e outbox.Entry) (outbox.ID, error) {
 	stmt.BindBytes(7, e.Digest[:])
 	stmt.BindInt64(8, e.Charge)
 	stmt.BindInt64(9, ledger.Nanos(e.EnqueuedAt))
-	stmt.BindInt64(10, tx.stored)
+	stmt.BindInt64(10, tx.storedIn(e.State))
 	stmt.BindInt64(11, rate)
 	stmt.BindInt64(12, int64(slices.Index(outbox.Decisions, e.Decision)))
 	stmt.BindBool(13, e.Superseded)
 	stmt.BindInt64(14, int64(e.WaitsFor))
 	stmt.BindInt64(15, ended)
+	stmt.BindInt64(16, ledger.Nanos(e.LoadedAt))
 	if err := run(stmt); err != nil {
 		return 0, err
 	}
@@ -195,13 +199,16 @@ func (tx *queueTransaction) rewrite(w *outbox.Write) error {
 			return err
 		}
 	}
-	stmt := tx.conn.Prep(`UPDATE entries SET state = ?, reason = ?, decision = ?, superseded = ?, waits_for = ? WHERE entry_id = ?`)
+	stmt := tx.conn.Prep(`UPDATE entries SET state = ?, reason = ?, decision = ?, superseded = ?, waits_for = ?,
+		stored = CASE WHEN stored = ?7 AND ?1 = 2 THEN ?8 ELSE stored END WHERE entry_id = ?6`)
 	stmt.BindInt64(1, stateNumber(e.State))
 	stmt.BindText(2, e.Reason)
 	stmt.BindInt64(3, int64(slices.Index(outbox.Decisions, e.Decision)))
 	stmt.BindBool(4, e.Superseded)
 	stmt.BindInt64(5, int64(e.WaitsFor))
 	stmt.BindInt64(6, int64(e.ID))
+	stmt.BindInt64(7, neverLeaves)
+	stmt.BindInt64(8, tx.stored)
 	tx.counts[resourceState{row.resource, row.State}]--
 	tx.counts[resourceState{row.resource, e.State}]++
 	return run(stmt)
@@ -226,7 +233,7 @@ func (tx *queueTransaction) rewriteContent(w *outbox.Write, row *queueRow, e out
 		stmt.BindBytes(2, e.Digest[:])
 		stmt.BindInt64(3, e.Charge)
 		stmt.BindInt64(4, ledger.Nanos(e.EnqueuedAt))
-		stmt.BindInt64(5, tx.stored)
+		stmt.BindInt64(5, tx.storedIn(e.State))
 		stmt.BindInt64(6, int64(e.ID))
 		if err := run(stmt); err != nil {
 			return err
@@ -240,6 +247,18 @@ func (tx *queueTransaction) rewriteContent(w *outbox.Write, row *queueRow, e out
 		return err
 	}
 	return tx.storeRecord(tx.conn.Prep(`UPDATE records SET place = ?, record = ? WHERE entry_id = ?`), e)
+}
+
+// neverLeaves is the number of what is not pending, and so cannot leave: it has
+// one of a transaction once it becomes pending.
+const neverLeaves = 1 << 62
+
+// storedIn is the number of content that is stored now, in a state.
+func (tx *queueTransaction) storedIn(state outbox.State) int64 {
+	if state == outbox.Pending {
+		return tx.stored
+	}
+	return neverLeaves
 }
 
 // jobColumns returns the numbers of a job's rate and end; 0 of any other record.
@@ -264,12 +283,19 @@ func (tx *queueTransaction) releaseWaiting(id outbox.ID) error {
 	if err != nil {
 		return err
 	}
+	if len(waiting) > 0 {
+		if err := tx.keepNumber(); err != nil {
+			return err
+		}
+	}
 	for _, row := range waiting {
 		if row.State != outbox.Waiting {
 			continue
 		}
-		stmt := tx.conn.Prep(`UPDATE entries SET state = 2, waits_for = 0 WHERE entry_id = ?`)
+		stmt := tx.conn.Prep(`UPDATE entries SET state = 2, waits_for = 0, stored = CASE WHEN stored = ?2 THEN ?3 ELSE stored END WHERE entry_id = ?1`)
 		stmt.BindInt64(1, int64(row.id))
+		stmt.BindInt64(2, neverLeaves)
+		stmt.BindInt64(3, tx.stored)
 		if err := run(stmt); err != nil {
 			return err
 		}

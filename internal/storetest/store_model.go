@@ -250,6 +250,9 @@ func (s *modelSite) lessens(r amieusage.Record) bool {
 		old := e.newest().Record
 		return old.Common().LocalProjectID == c.LocalProjectID && givesBack(old) == givesBack(r)
 	}
+	if e != nil && amieusage.ContentDigest(e.newest().Record) == amieusage.ContentDigest(r) {
+		return false
+	}
 	if e != nil && same() && e.newest().Common().Username == c.Username && millionths(r) <= millionths(e.newest().Record) {
 		return true
 	}

@@ -2,7 +2,7 @@
 -- millionths of a unit. States are numbers: 0 failed, 1 loaded, 2 pending,
 -- 3 queued, 4 rejected, 5 held, 6 dropped, 7 waiting. Decisions are: 0 none,
 -- 1 limit, 2 hold, 3 drop, 4 set,
--- 5 release, 6 not tracked.
+-- 5 release, 6 not tracked, 7 at service.
 
 -- +goose Up
 PRAGMA application_id = 0x414d4f31;
@@ -45,7 +45,7 @@ CREATE TABLE entries (
     superseded       INTEGER NOT NULL DEFAULT 0,
     waits_for        INTEGER NOT NULL DEFAULT 0,
     -- The transaction that stored the present revision: what is above the number
-    -- of leaving never left.
+    -- of leaving never left. What is not pending has one above all others.
     stored           INTEGER NOT NULL DEFAULT 0,
     -- When the job ended; 0 for what is no job of the accounting.
     ended            INTEGER NOT NULL DEFAULT 0,
@@ -123,6 +123,18 @@ CREATE INDEX open_entries ON entries (state) WHERE state <> 1;
 CREATE INDEX waiting_entries ON entries (waits_for) WHERE waits_for <> 0;
 CREATE INDEX ended_entries ON entries (ended) WHERE ended <> 0;
 
+-- What the service had loaded before this outbox was: sent by one that is lost,
+-- or by another program.
+CREATE TABLE at_service (
+    local_record_id TEXT NOT NULL,
+    key_time        INTEGER NOT NULL,
+    usage_type      INTEGER NOT NULL,
+    resource        TEXT NOT NULL,
+    charge          TEXT NOT NULL,
+    loaded_at       INTEGER NOT NULL,
+    PRIMARY KEY (local_record_id, key_time, usage_type, resource)
+) STRICT, WITHOUT ROWID;
+
 -- How many entries are in a state.
 CREATE TABLE counts (
     resource_id INTEGER NOT NULL REFERENCES resources,
@@ -138,9 +150,10 @@ CREATE TABLE cursors (
 ) STRICT, WITHOUT ROWID;
 
 -- stored: the newest transaction. leaving: up to which what is pending may have
--- left.
+-- left. met: 1 where at_service is complete. adopted: 1 where that was taken as
+-- reported.
 CREATE TABLE marks (
     name   TEXT PRIMARY KEY,
     number INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
-INSERT INTO marks VALUES ('stored', 0), ('leaving', 0);
+INSERT INTO marks VALUES ('stored', 0), ('leaving', 0), ('met', 0), ('adopted', 0);

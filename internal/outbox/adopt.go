@@ -1,0 +1,32 @@
+package outbox
+
+import "github.com/amieusage/amieusage"
+
+// A Found is an entry that never left, of a record that the service had before
+// this outbox did: another outbox has sent it, which is lost, or another
+// program.
+type Found struct {
+	Entry
+	AtService amieusage.LoadedRecord
+}
+
+// Adopt takes what is at the service as reported: the entry becomes one that is
+// loaded, with the charge and on the resource that the service lists. A job
+// whose charge is that of its rate keeps the rate; another one has none, and
+// its charge stays until it is repriced.
+func (f *Found) Adopt(note Note) []Write {
+	note.Kind, note.Value = "adopt", f.AtService.Charge.String()
+	e := f.Entry
+	e.ID, e.State, e.Reason, e.Decision, e.LoadedAt, e.WaitsFor = 0, Loaded, "", "", f.AtService.LoadedTime, 0
+	if e.Job != nil {
+		job := *e.Job
+		if job.Made.Resource != f.AtService.Resource || job.Made.Charge.Cmp(f.AtService.Charge) != 0 {
+			job.Rate = ""
+		}
+		job.Made.Resource, job.Made.Charge = f.AtService.Resource, f.AtService.Charge
+		e.Job, e.Record = &job, job.Record()
+	} else {
+		e.Record = amieusage.WithCharge(e.Record, f.AtService.Charge)
+	}
+	return []Write{{ID: f.ID, Was: f.Version(), Delete: true}, {Content: true, Note: &note, Entry: e}}
+}
