@@ -39,6 +39,8 @@ type Agent struct {
 	// Bad is called with each row or record that cannot be used; nil: nothing.
 	// It and Progress are called by one stage at a time.
 	Bad func(p Problem)
+	// Clusters are those of which jobs are reported, whatever rule is for them.
+	Clusters []string
 	// Reprice charges jobs that were charged before anew, by today's rules.
 	Reprice bool
 	// Summary is what was done so far. While stages run, it is for Count alone.

@@ -3,7 +3,9 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
+	"maps"
 	"slices"
 
 	"github.com/amieusage/amieusage"
@@ -55,15 +57,22 @@ type collecting struct {
 	chunk   []outbox.Reading
 	ids     []string // of the chunk's records
 	bad     []outbox.BadRow
-	well    []string // ids of jobs that were read
-	ahead   int      // entries of which Deliver was not told yet
+	well    []string         // ids of jobs that were read
+	ahead   int              // entries of which Deliver was not told yet
+	home    string           // the cluster whose jobs need no rule that names it; "": not known yet
+	others  map[string]int64 // jobs of clusters that nothing names
 }
 
 func (c *collecting) run(ctx context.Context, source scheduler.Source) error {
 	var failed error
+	var err error
+	if c.home, err = c.Queue.Home(ctx, ""); err != nil {
+		return err
+	}
+	defer c.tellOthers()
 	for job, err := range source.Jobs(ctx) {
 		if err == nil {
-			err = c.assess(job)
+			err = c.assess(ctx, job)
 		}
 		if row, ok := errors.AsType[*scheduler.RowError](err); ok {
 			c.badRow(row)
@@ -89,9 +98,13 @@ func (c *collecting) run(ctx context.Context, source scheduler.Source) error {
 
 // assess applies today's rules to a job, and adds it to the chunk. The error is
 // that of a row, or ends the source.
-func (c *collecting) assess(job *scheduler.Job) error {
+func (c *collecting) assess(ctx context.Context, job *scheduler.Job) error {
 	today, err := c.Rules.Assess(job)
 	if err != nil {
+		return err
+	}
+	if named, err := c.isNamed(ctx, job, &today); !named || err != nil {
+		c.Count(func(s *Summary) { s.Read++ })
 		return err
 	}
 	c.Count(func(s *Summary) {
@@ -122,6 +135,38 @@ func (c *collecting) assess(job *scheduler.Job) error {
 	}
 	c.well = append(c.well, job.DisplayID)
 	return nil
+}
+
+// isNamed reports whether a job is of the cluster that the first job was of, or
+// of one that site.yaml names. Another one may have resources and rates of its
+// own: its jobs are not sent until a rule is for them.
+func (c *collecting) isNamed(ctx context.Context, job *scheduler.Job, today *siterules.Assessment) (bool, error) {
+	if job.Cluster == "" || job.Cluster == c.home || today.Skip != "" || today.Problem != nil ||
+		len(today.Made.Rule.Match.Clusters) > 0 || slices.Contains(c.Clusters, job.Cluster) {
+		return true, nil
+	}
+	if c.home == "" {
+		var err error
+		if c.home = job.Cluster; c.preview == nil {
+			c.home, err = c.Queue.Home(ctx, job.Cluster)
+		}
+		if err != nil || c.home == job.Cluster {
+			return true, err
+		}
+	}
+	if c.others == nil {
+		c.others = map[string]int64{}
+	}
+	c.others[job.Cluster]++
+	return false, nil
+}
+
+// tellOthers names the clusters whose jobs are not sent.
+func (c *collecting) tellOthers() {
+	for _, cluster := range slices.Sorted(maps.Keys(c.others)) {
+		c.problem(Problem{Kind: "bad", Reason: fmt.Sprintf("%d jobs are of cluster %s, and others of %s: they are not sent; name the cluster in site.yaml, "+
+			"under match: clusters: of the resource that they ran on, or under slurm: clusters:", c.others[cluster], cluster, c.home)})
+	}
 }
 
 // badRow counts a row that cannot be used, and keeps it with its reason.

@@ -79,6 +79,10 @@ type Queue interface {
 	// service had before.
 	Found(ctx context.Context, after ID) ([]Found, error)
 
+	// Home returns the name of the cluster whose jobs need no clusters: in site.yaml;
+	// where it has none yet, that is the one that is given, and "" asks only.
+	Home(ctx context.Context, cluster string) (string, error)
+
 	// KnowsJobs reports whether there is any job of the accounting.
 	KnowsJobs(ctx context.Context) (bool, error)
 

@@ -1,6 +1,7 @@
 package siteconfig
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"log/slog"
 	"math"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -306,6 +308,26 @@ func (s *Site) Client(log *slog.Logger, userAgent string) (*usageclient.Client, 
 		return nil, err
 	}
 	return client, nil
+}
+
+// ServiceTime returns the service's clock, to the second.
+func (s *Site) ServiceTime(ctx context.Context) (time.Time, error) {
+	config, err := s.tls()
+	if err != nil {
+		return time.Time{}, err
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(s.UsageURL, "/")+"/usage/status", nil)
+	if err != nil {
+		return time.Time{}, err
+	}
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: config, Proxy: http.ProxyFromEnvironment}}
+	defer client.CloseIdleConnections()
+	answer, err := client.Do(request) // without a key, and so it is refused: that bears the time as well
+	if err != nil {
+		return time.Time{}, err
+	}
+	defer answer.Body.Close()
+	return http.ParseTime(answer.Header.Get("Date"))
 }
 
 func isLoopback(host string) bool {

@@ -139,3 +139,24 @@ func (q *Outbox) Found(ctx context.Context, after outbox.ID) (page []outbox.Foun
 	})
 	return page, err
 }
+
+// Home returns the cluster whose jobs need no clusters: in site.yaml.
+func (q *Outbox) Home(ctx context.Context, cluster string) (home string, err error) {
+	read := func(conn *sqlite.Conn) error {
+		return sqlitex.Execute(conn, `SELECT cluster FROM home`, &sqlitex.ExecOptions{ResultFunc: func(stmt *sqlite.Stmt) error {
+			home = stmt.ColumnText(0)
+			return nil
+		}})
+	}
+	if err = q.db.read(ctx, read); err != nil || home != "" || cluster == "" {
+		return home, err
+	}
+	_, err = q.change(ctx, "home", func(tx *queueTransaction) (int, error) {
+		err := sqlitex.Execute(tx.conn, `INSERT OR IGNORE INTO home VALUES (1, ?)`, &sqlitex.ExecOptions{Args: []any{cluster}})
+		if err != nil {
+			return 0, err
+		}
+		return 0, read(tx.conn)
+	})
+	return home, err
+}

@@ -135,6 +135,13 @@ CREATE TABLE at_service (
     PRIMARY KEY (local_record_id, key_time, usage_type, resource)
 ) STRICT, WITHOUT ROWID;
 
+-- The cluster of the first job: jobs of another are sent only where site.yaml
+-- names it.
+CREATE TABLE home (
+    one     INTEGER PRIMARY KEY CHECK (one = 1),
+    cluster TEXT NOT NULL
+) STRICT;
+
 -- How many entries are in a state.
 CREATE TABLE counts (
     resource_id INTEGER NOT NULL REFERENCES resources,
