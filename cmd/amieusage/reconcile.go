@@ -28,6 +28,7 @@ type reconcileCommand struct {
 	dumps        dumpFlags
 	since, until string
 	period       agent.Period
+	refunds      map[amieusage.Identity]amieusage.Charge // of jobs, on any resource
 }
 
 func (p *program) reconcileCommand() *cobra.Command {
@@ -45,6 +46,10 @@ period, record by record, and list what differs, each with what helps:
   different  its charge or content is not the same everywhere
   pending, queued, failed, rejected
              the outbox has not delivered it
+
+Jobs are compared at the rates that have charged them, and with what was decided
+about them. Where the accounting lacks much of a period, it looks incomplete, and
+nothing is to be given back for that.
 
 A job belongs to the period in which it has ended; storage records and
 adjustments, which no accounting has, to that of their usage: they are compared
@@ -164,12 +169,34 @@ func (r *reconcileCommand) reconcile(ctx context.Context, a *agent.Agent) (err e
 	if err != nil {
 		return err
 	}
+	if err := r.readRefunds(ctx); err != nil {
+		return err
+	}
 	sum := &agent.Reconciled{Since: r.period.Since.UTC(), Until: r.period.Until.UTC(), Bad: a.Summary.Bad}
 	if err := r.printDifferences(ctx, how, comparison, sum); err != nil {
 		return err
 	}
 	if len(sum.Kinds) > 0 || sum.Bad > 0 {
 		return errTold
+	}
+	return nil
+}
+
+// readRefunds reads what was given back of jobs.
+func (r *reconcileCommand) readRefunds(ctx context.Context) error {
+	refunds, err := r.queue.Refunds(ctx)
+	if err != nil {
+		return err
+	}
+	r.refunds = map[amieusage.Identity]amieusage.Charge{}
+	for i := range refunds {
+		job, err := r.agent.JobOf(ctx, &refunds[i])
+		if err != nil {
+			return err
+		}
+		if charge := refunds[i].Charge(job); !charge.IsZero() {
+			r.refunds[job.Record.Identity()] = charge
+		}
 	}
 	return nil
 }
@@ -185,6 +212,7 @@ type differenceView struct {
 	Accounting     *amieusage.Charge     `json:"accounting"`
 	Outbox         *amieusage.Charge     `json:"outbox"`
 	Service        *amieusage.Charge     `json:"service"`
+	Refunded       *amieusage.Charge     `json:"refunded,omitempty"`
 	State          outbox.State          `json:"state,omitempty"`
 	Entry          outbox.ID             `json:"entry,omitempty"`
 	FailedRecordID int64                 `json:"failed_record_id,omitempty"`
@@ -195,7 +223,7 @@ type differenceView struct {
 
 var differenceColumns = []string{"KIND", "TYPE", "RECORD", "RESOURCE", "SUBMITTED", "ACCOUNTING", "OUTBOX", "STATE", "SERVICE", "DIFFERENCE", "REMEDY"}
 
-func differenceOf(d agent.ReconciledRecord) differenceView {
+func (r *reconcileCommand) differenceOf(d agent.ReconciledRecord) differenceView {
 	id := d.Identity
 	v := differenceView{Kind: d.Kind, UsageType: id.UsageType, LocalRecordID: id.LocalRecordID, Resource: id.Resource, SubmitTime: id.KeyTime,
 		Difference: d.Text, Remedy: d.Remedy}
@@ -205,6 +233,10 @@ func differenceOf(d agent.ReconciledRecord) differenceView {
 		}
 		c := amieusage.ChargeOfMillionths(s.Charge)
 		return &c
+	}
+	if refunded, ok := r.refunds[id]; ok {
+		v.Refunded = &refunded
+		v.Difference += "; " + refunded.String() + " of it is given back by a refund"
 	}
 	v.Accounting, v.Outbox, v.Service = charge(d.Accounting), charge(d.Outbox), charge(d.Loaded)
 	if d.Failed != nil {
@@ -249,7 +281,7 @@ func (r *reconcileCommand) printDifferences(ctx context.Context, how *outbox.Rec
 			if err != nil {
 				return err
 			}
-			v := differenceOf(d)
+			v := r.differenceOf(d)
 			cells := v.cells("")
 			for i, cell := range cells {
 				cells[i] = amieusage.CSVText(cell)
@@ -271,7 +303,7 @@ func (r *reconcileCommand) printDifferences(ctx context.Context, how *outbox.Rec
 		if err != nil {
 			return err
 		}
-		v := differenceOf(d)
+		v := r.differenceOf(d)
 		if err := out.write(v, v.cells("-")...); err != nil {
 			return err
 		}
@@ -299,6 +331,9 @@ func printReconciled(w io.Writer, sum *agent.Reconciled) error {
 	fmt.Fprintf(out, "records from %s to %s\t%d\n", amieusage.FormatTime(sum.Since), amieusage.FormatTime(sum.Until), sum.Records)
 	if sum.Bad > 0 {
 		fmt.Fprintf(out, "rows that cannot be read\t%d\n", sum.Bad)
+	}
+	if sum.Incomplete {
+		fmt.Fprintf(out, "the accounting looks incomplete: jobs that it lacks\t%d\n", sum.Lacking)
 	}
 	if len(sum.Kinds) == 0 {
 		fmt.Fprintln(out, "no difference")

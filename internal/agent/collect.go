@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"maps"
 	"slices"
 
@@ -413,34 +412,6 @@ func overwrites(r *outbox.Reading, other string) Problem {
 		p.Record = siterules.Record(r.Job, &r.Today.Made).String()
 	}
 	return p
-}
-
-// Records converts the source's jobs by today's rules, and yields the items of
-// those that are to be reported; what was decided before is not looked at.
-func (a *Agent) Records(ctx context.Context, source scheduler.Source) iter.Seq2[outbox.Item, error] {
-	return func(yield func(outbox.Item, error) bool) {
-		for job, err := range source.Jobs(ctx) {
-			var item outbox.Item
-			if err == nil {
-				record, skip, rowErr := a.Rules.Convert(job)
-				a.Count(func(s *Summary) {
-					s.Read++
-					if skip != "" {
-						s.Skip(string(skip), 1)
-					}
-				})
-				if skip != "" {
-					continue
-				}
-				if err = rowErr; err == nil {
-					item = outbox.Item{Record: record, Place: job.Place.String()}
-				}
-			}
-			if !yield(item, err) {
-				return
-			}
-		}
-	}
 }
 
 // An idSet is a set of entries' IDs, a bit for each, so that it stays small

@@ -82,24 +82,60 @@ func (r *reconciling) addAll(ctx context.Context, stage string, sides iter.Seq2[
 // ended outside the period are known, and not compared.
 func (r *reconciling) accounting(ctx context.Context, source scheduler.Source) iter.Seq2[outbox.Side, error] {
 	return func(yield func(outbox.Side, error) bool) {
-		for item, err := range r.Records(ctx, source) {
+		c := r.Agent.collecting(func(outbox.Item) {})
+		for job, err := range source.Jobs(ctx) {
+			if err == nil {
+				err = c.assess(ctx, job)
+			}
 			if row, ok := errors.AsType[*scheduler.RowError](err); ok {
 				r.bad(Problem{Place: row.Place.String(), Reason: row.Error()})
-				continue
+				err = nil
 			}
-			var s outbox.Side
-			if err == nil {
-				s, err = sideOf(outbox.FromAccounting, item.Record)
-				s.Place, s.Always, s.InPeriod = item.Place, true, r.period.holds(item.Record.UsageTime())
-			}
-			if !yield(s, err) {
+			if err != nil {
+				yield(outbox.Side{}, err)
 				return
 			}
+			if len(c.chunk) == enqueueItems && !r.expected(ctx, c, yield) {
+				return
+			}
+		}
+		if !r.expected(ctx, c, yield) {
+			return
 		}
 		if err := ctx.Err(); err != nil {
 			yield(outbox.Side{}, err)
 		}
 	}
+}
+
+// expected yields what the outbox would have of the jobs of a chunk after they
+// were read again: at the rates that have charged them, and as people have
+// decided.
+func (r *reconciling) expected(ctx context.Context, c *collecting, yield func(outbox.Side, error) bool) bool {
+	known, err := r.Queue.Known(ctx, c.ids)
+	if err != nil {
+		return yield(outbox.Side{}, err)
+	}
+	for i := range c.chunk {
+		plan := c.decider.Decide(known[i], c.chunk[i])
+		record := plan.Sent
+		if record == nil && plan.Known != nil {
+			record = plan.Known.Record
+		}
+		if today := &c.chunk[i].Today; plan.Effect == outbox.EffectShifted || plan.Effect == outbox.EffectCluster {
+			record = siterules.Record(c.chunk[i].Job, &today.Made)
+		}
+		if record == nil || plan.Effect == outbox.EffectNone {
+			continue
+		}
+		s, err := sideOf(outbox.FromAccounting, record)
+		s.Place, s.Always, s.InPeriod = c.chunk[i].Job.Place.String(), true, r.period.holds(record.UsageTime())
+		if !yield(s, err) {
+			return false
+		}
+	}
+	c.chunk, c.ids = c.chunk[:0], c.ids[:0]
+	return true
 }
 
 // sideOf returns what any source says about a record.
@@ -123,7 +159,7 @@ func (r *reconciling) outbox(ctx context.Context) iter.Seq2[outbox.Side, error] 
 				s, err = sideOf(outbox.FromOutbox, e.Record)
 				s.InPeriod = r.period.holds(e.Record.UsageTime())
 				s.Always = s.InPeriod || r.period.holds(s.Identity.KeyTime)
-				s.State, s.Entry, s.Reason, s.Place = e.State, e.ID, e.Reason, e.Place
+				s.State, s.Entry, s.Reason, s.Place, s.Superseded = e.State, e.ID, e.Reason, e.Place, e.Superseded
 			}
 			if !yield(s, err) {
 				return
@@ -206,13 +242,17 @@ func (r *reconciling) failed(ctx context.Context) iter.Seq2[outbox.Side, error] 
 
 // A Reconciled sums up a comparison.
 type Reconciled struct {
-	Since     time.Time                       `json:"since"`
-	Until     time.Time                       `json:"until"`
-	Listed    bool                            `json:"service_listed"` // the service lists what it has loaded
-	Bad       int64                           `json:"bad"`            // rows of the accounting that could not be used
-	Records   int64                           `json:"records"`        // of the period, in any source
-	Kinds     map[outbox.DifferenceKind]int64 `json:"differences"`
-	Resources map[string]*ReconciledResource  `json:"resources"`
+	Since   time.Time `json:"since"`
+	Until   time.Time `json:"until"`
+	Listed  bool      `json:"service_listed"` // the service lists what it has loaded
+	Bad     int64     `json:"bad"`            // rows of the accounting that could not be used
+	Records int64     `json:"records"`        // of the period, in any source
+	Lacking int64     `json:"lacking"`        // jobs of the outbox that the accounting does not have
+	// Incomplete says that they are so many that the accounting cannot be all
+	// there is.
+	Incomplete bool                            `json:"incomplete,omitempty"`
+	Kinds      map[outbox.DifferenceKind]int64 `json:"differences"`
+	Resources  map[string]*ReconciledResource  `json:"resources"`
 }
 
 // A ReconciledResource is what each source has of the period on a resource.
@@ -250,6 +290,21 @@ func Differences(ctx context.Context, r *outbox.Reconciling, from outbox.Compari
 	sum.Kinds = map[outbox.DifferenceKind]int64{}
 	sum.Resources = map[string]*ReconciledResource{}
 	return func(yield func(ReconciledRecord, error) bool) {
+		var has int64
+		for c, err := range from.All(ctx) {
+			if err != nil {
+				yield(ReconciledRecord{}, err)
+				return
+			}
+			lacksJob, hasJob := r.LacksJob(&c)
+			if lacksJob {
+				sum.Lacking++
+			} else if hasJob {
+				has++
+			}
+		}
+		r.Incomplete = sum.Lacking > 0 && sum.Lacking*incompleteOf >= sum.Lacking+has
+		sum.Incomplete = r.Incomplete
 		for c, err := range from.All(ctx) {
 			if err != nil {
 				yield(ReconciledRecord{}, err)
@@ -280,6 +335,10 @@ func Differences(ctx context.Context, r *outbox.Reconciling, from outbox.Compari
 		}
 	}
 }
+
+// incompleteOf is of how many jobs of a period one may be lacking: with more,
+// the accounting looks incomplete.
+const incompleteOf = 5
 
 // A ReconciledRecord is a record in which the sources differ.
 type ReconciledRecord struct {

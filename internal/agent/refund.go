@@ -70,6 +70,11 @@ func (a *Agent) FollowRefunds(ctx context.Context) error {
 	return nil
 }
 
+// JobOf returns the entry by which the job of a refund is charged now.
+func (a *Agent) JobOf(ctx context.Context, r *outbox.Refund) (*outbox.Entry, error) {
+	return a.present(ctx, r.Job)
+}
+
 // present returns the entry by which the job of an entry is charged now.
 func (a *Agent) present(ctx context.Context, id outbox.ID) (*outbox.Entry, error) {
 	e, err := a.Queue.Get(ctx, id)

@@ -36,6 +36,8 @@ type Side struct {
 	Reason    string           // of outbox and failed records
 	Number    int64            // the FailedRecordID of a failed record
 	Place     string           // where the accounting was read
+	// Superseded says that the outbox charges the job by another record.
+	Superseded bool
 }
 
 // A Comparison keeps the sides of any number of records, in bounded memory. It
@@ -107,7 +109,22 @@ type Reconciling struct {
 	Reports func(resource string) bool
 	// Listed says that the service lists what it has loaded.
 	Listed bool
+	// Incomplete says that the accounting cannot be all there is: then nothing is
+	// to be given back for what it lacks.
+	Incomplete bool
 }
+
+// LacksJob reports whether the accounting lacks a job of the period that the
+// outbox has, and has whether it has one.
+func (r *Reconciling) LacksJob(c *Compared) (lacks, has bool) {
+	if c.Outbox == nil || !c.Outbox.InPeriod || c.Outbox.Superseded || c.Identity.UsageType != amieusage.Compute || !r.Reports(c.Identity.Resource) {
+		return false, false
+	}
+	return c.Accounting == nil, c.Accounting != nil
+}
+
+// incompleteRemedy is the only one for what an incomplete accounting lacks.
+const incompleteRemedy = "the accounting looks incomplete: give nothing back; see that it shows all jobs (amieusage doctor), and compare again"
 
 // Difference returns in what the sources differ about a record of the period,
 // or nil. Of several differences it is the first that is to be mended.
@@ -132,10 +149,19 @@ func (r *Reconciling) Difference(c *Compared) *Difference {
 			text += ", as a failed record: " + c.Failed.Reason
 			return &Difference{Extra, text, "amieusage failed clear " + strconv.FormatInt(c.Failed.Number, 10)}
 		}
-		return &Difference{Extra, text, "find out who sent it; amieusage send an adjustment that gives the charge back"}
-	case a == nil && accountable && o.InPeriod:
-		return &Difference{Extra, "not in the accounting, or not by the site's rules",
-			"if it is wrong, amieusage send an adjustment that gives the charge back"}
+		remedy := "find out who sent it; amieusage adjust credit gives the charge back"
+		if r.Incomplete {
+			remedy = incompleteRemedy
+		}
+		return &Difference{Extra, text, remedy}
+	case o.State == Dropped && o.Charge == 0 || o.State == Dropped && c.Loaded == nil:
+		return nil // so it was decided
+	case a == nil && accountable && o.InPeriod && !o.Superseded:
+		remedy := "if it is wrong, amieusage refund " + c.Identity.LocalRecordID + " gives the charge back"
+		if r.Incomplete {
+			remedy = incompleteRemedy
+		}
+		return &Difference{Extra, "not in the accounting", remedy}
 	case a != nil && a.Digest != o.Digest:
 		text := "the accounting has another content"
 		if a.Charge != o.Charge {
@@ -171,6 +197,10 @@ func unfinished(o, failed *Side) *Difference {
 		d.Remedy = "correct what the reason says, then " + retry(o)
 	case Rejected:
 		d.Remedy = "correct what the reason says, then " + retry(o)
+	case Held:
+		d.Remedy = "amieusage records release '#" + strconv.FormatInt(int64(o.Entry), 10) + "', then amieusage report"
+	case Waiting:
+		d.Text, d.Remedy = "waits for the job's record on another resource to be at 0", "amieusage report"
 	}
 	return d
 }

@@ -48,6 +48,7 @@ func OpenComparison() (*Comparison, error) {
 			reason          TEXT NOT NULL,
 			number          INTEGER NOT NULL,
 			place           TEXT NOT NULL,
+			superseded      INTEGER NOT NULL,
 			PRIMARY KEY (local_record_id, key_time, resource, usage_type, source)
 		) WITHOUT ROWID`,
 	} {
@@ -78,11 +79,11 @@ func (c *Comparison) Add(ctx context.Context, sides []outbox.Side) (err error) {
 	}()
 	defer sqlitex.Transaction(c.conn)(&err)
 	stmt, err := c.conn.Prepare(`
-		INSERT INTO sides SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14
-		WHERE ?15 OR EXISTS (SELECT 1 FROM sides WHERE local_record_id = ?1 AND key_time = ?2 AND resource = ?3 AND usage_type = ?4)
+		INSERT INTO sides SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15
+		WHERE ?16 OR EXISTS (SELECT 1 FROM sides WHERE local_record_id = ?1 AND key_time = ?2 AND resource = ?3 AND usage_type = ?4)
 		ON CONFLICT DO UPDATE SET in_period = excluded.in_period, charge = excluded.charge, gives_back = excluded.gives_back,
 			digest = excluded.digest, state = excluded.state, entry_id = excluded.entry_id, reason = excluded.reason,
-			number = excluded.number, place = excluded.place`)
+			number = excluded.number, place = excluded.place, superseded = excluded.superseded`)
 	if err != nil {
 		return err
 	}
@@ -102,7 +103,8 @@ func (c *Comparison) Add(ctx context.Context, sides []outbox.Side) (err error) {
 		stmt.BindText(12, s.Reason)
 		stmt.BindInt64(13, s.Number)
 		stmt.BindText(14, s.Place)
-		stmt.BindBool(15, s.Always)
+		stmt.BindBool(15, s.Superseded)
+		stmt.BindBool(16, s.Always)
 		if err := run(stmt); err != nil {
 			return err
 		}
@@ -171,6 +173,8 @@ func (c *Comparison) All(ctx context.Context) iter.Seq2[outbox.Compared, error] 
 				Reason:    stmt.ColumnText(11),
 				Number:    stmt.ColumnInt64(12),
 				Place:     stmt.ColumnText(13),
+
+				Superseded: stmt.ColumnBool(14),
 			}
 			stmt.ColumnBytes(8, s.Digest[:])
 			if s.Identity != record.Identity {
