@@ -70,7 +70,7 @@ cat > site.yaml <<'YAML'
 site: PSC
 api_key_file: psc.key
 state: outbox.db
-slurm: {time_zone: America/New_York, lookback: 72h}
+slurm: {time_zone: America/New_York, lookback: 72h, clusters: [demo, testc]}
 resources:
   - {resource: bridges2-gpu.psc.access-ci.org, partitions: ["GPU*", "gpu*"], charge: {per_hour: {gres/gpu: 1}, decimals: 6}}
   - {resource: bridges2-em.psc.access-ci.org, partitions: [EM], charge: {per_hour: {mem: 0.25}}}
@@ -139,6 +139,25 @@ bridges2-em.psc.access-ci.org,4,191.668132
 bridges2-gpu.psc.access-ci.org,8,3.79861
 bridges2-rm.psc.access-ci.org,48,27.443333"
 say "60 records are loaded, each once, and the totals are those expected."
+
+say "A rule was wrong: a GiB-hour on EM costs 0.2, and not 0.25. What was charged stays until that is sent on purpose."
+sed -i 's/per_hour: {mem: 0.25}/per_hour: {mem: 0.2}/' site.yaml
+expect 0 report --config site.yaml --from-file sacct.psv
+expect 0 report --config site.yaml --from-file sacct.psv --reprice --yes
+
+say "From December on an hour on RM costs 1.5: jobs that started before keep their rate."
+sed -i 's/charge: {per_hour: {cpu: 1}}/charge: [{per_hour: {cpu: 1}}, {from: 2026-12-01, per_hour: {cpu: 1.5}}]/' site.yaml
+expect 0 report --config site.yaml --from-file sacct.psv
+
+say "Job 1074 had a node that failed: half of its charge is given back. How it stands now:"
+expect 0 refund --config site.yaml 1074 --percent 50 --comment "node n2 failed"
+expect 0 explain --config site.yaml 1074
+expect 0 admin verify --db ledger.db
+totals=$("$amieusage" summary --config site.yaml --by resource --csv | cut -d , -f 1,7,10)
+same "totals" "$totals" "Resource,RecordCount,Charge
+bridges2-em.psc.access-ci.org,4,153.334505
+bridges2-gpu.psc.access-ci.org,9,3.59861
+bridges2-rm.psc.access-ci.org,48,27.443333"
 
 if [ "$keep" = 1 ]; then
   kept=1

@@ -426,7 +426,7 @@ func (p *program) convertCommand() *cobra.Command {
 without touching the outbox or the service. Rows that cannot be used are named
 on standard error. - is standard input.`,
 		Example: `  amieusage convert --config site.yaml dump.psv
-  sacct --json | amieusage convert --config site.yaml - | amieusage validate -`,
+  sacct --json -a -D -S 2026-10-01 -E now | amieusage convert --config site.yaml - | amieusage validate -`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			config, err := flags.load()
