@@ -250,7 +250,7 @@ func (r *refundCommand) jobs(ctx context.Context, args []string) (jobs []outbox.
 		if err != nil {
 			continue
 		}
-		known, err := r.queue.Known(ctx, []string{id})
+		known, err := r.queue.Known(ctx, []outbox.Names{{RecordID: id}})
 		if err != nil {
 			return nil, err
 		}

@@ -120,7 +120,7 @@ func (c *collecting) assess(ctx context.Context, job *scheduler.Job) error {
 	if job.Finished() && idErr == nil {
 		kept := *job
 		kept.TRES = slices.Clone(job.TRES)
-		c.chunk = append(c.chunk, outbox.Reading{Job: &kept, Today: today})
+		c.chunk = append(c.chunk, outbox.Reading{Job: &kept, RecordID: id, Today: today})
 		c.ids = append(c.ids, id)
 	}
 	if today.Problem != nil {
@@ -189,7 +189,7 @@ const maxStale = 10
 func (c *collecting) store(ctx context.Context, cursor *outbox.Cursor) error {
 	c.keepLast()
 	for stale := 0; ; stale++ {
-		known, err := c.Queue.Known(ctx, c.ids)
+		known, err := c.Queue.Known(ctx, names(c.chunk))
 		if err != nil {
 			return err
 		}
@@ -307,6 +307,10 @@ func (c *collecting) count(plans []outbox.Plan, ids []outbox.ID, ends []int) {
 				s.Shifted++
 				problems = append(problems, shifted(reading))
 				continue
+			case outbox.EffectRenamed:
+				s.Shifted++
+				problems = append(problems, renamed(reading, plan.Known))
+				continue
 			case outbox.EffectCluster:
 				problems = append(problems, otherCluster(reading, plan.Known))
 				continue
@@ -359,6 +363,24 @@ func shifted(r *outbox.Reading) Problem {
 		Reason: r.Job.Place.String() + ": job " + r.Job.DisplayID + " was reported with other times, all apart by the same difference: it is not sent, " +
 			"or it would be charged twice; see whether slurm: time_zone: in site.yaml is that of the accounting",
 	}
+}
+
+// renamed is the problem of a job that is known by another id.
+func renamed(r *outbox.Reading, known *outbox.Entry) Problem {
+	return Problem{
+		Kind: "bad", Place: r.Job.Place.String(),
+		Reason: r.Job.Place.String() + ": job " + r.Job.DisplayID + " was reported as record " + known.Record.Common().LocalRecordID + ", and would be " +
+			r.RecordID + " now: it is not sent, or it would be charged twice; see whether local_record_id in site.yaml, or JobIDRaw and JobID in the dump, have changed",
+	}
+}
+
+// names returns what the jobs of readings are known by.
+func names(readings []outbox.Reading) []outbox.Names {
+	names := make([]outbox.Names, len(readings))
+	for i := range readings {
+		names[i] = outbox.Names{RecordID: readings[i].RecordID, ID: readings[i].Job.ID, DisplayID: readings[i].Job.DisplayID}
+	}
+	return names
 }
 
 func otherCluster(r *outbox.Reading, known *outbox.Entry) Problem {

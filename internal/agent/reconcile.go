@@ -112,7 +112,7 @@ func (r *reconciling) accounting(ctx context.Context, source scheduler.Source) i
 // were read again: at the rates that have charged them, and as people have
 // decided.
 func (r *reconciling) expected(ctx context.Context, c *collecting, yield func(outbox.Side, error) bool) bool {
-	known, err := r.Queue.Known(ctx, c.ids)
+	known, err := r.Queue.Known(ctx, names(c.chunk))
 	if err != nil {
 		return yield(outbox.Side{}, err)
 	}
@@ -122,7 +122,7 @@ func (r *reconciling) expected(ctx context.Context, c *collecting, yield func(ou
 		if record == nil && plan.Known != nil {
 			record = plan.Known.Record
 		}
-		if today := &c.chunk[i].Today; plan.Effect == outbox.EffectShifted || plan.Effect == outbox.EffectCluster {
+		if today := &c.chunk[i].Today; plan.Effect == outbox.EffectShifted || plan.Effect == outbox.EffectRenamed || plan.Effect == outbox.EffectCluster {
 			record = siterules.Record(c.chunk[i].Job, &today.Made)
 		}
 		if record == nil || plan.Effect == outbox.EffectNone {

@@ -82,7 +82,7 @@ func (a *Agent) present(ctx context.Context, id outbox.ID) (*outbox.Entry, error
 		return &e, err
 	}
 	identity := e.Record.Identity()
-	same, err := a.Queue.Known(ctx, []string{identity.LocalRecordID})
+	same, err := a.Queue.Known(ctx, []outbox.Names{{RecordID: identity.LocalRecordID}})
 	if err != nil {
 		return nil, err
 	}

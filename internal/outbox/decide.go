@@ -13,8 +13,10 @@ import (
 // A Reading is a job as the accounting has given it, and what today's rules
 // make of it.
 type Reading struct {
-	Job   *scheduler.Job
-	Today siterules.Assessment
+	Job *scheduler.Job
+	// RecordID is the LocalRecordID that the job's record has, or would have.
+	RecordID string
+	Today    siterules.Assessment
 }
 
 // An Effect is what reading a job comes to.
@@ -29,6 +31,7 @@ const (
 	EffectDecided   Effect = "decided by a person"  // it stays as a person has decided
 	EffectCostly    Effect = "would cost otherwise" // by today's rules; it stays as it was charged
 	EffectShifted   Effect = "other submit time"    // it is known at another submit time, and not sent
+	EffectRenamed   Effect = "other id"             // it is known by another LocalRecordID, and not sent
 	EffectCluster   Effect = "other cluster"        // its record is that of a job of another cluster, and it is not sent
 )
 
@@ -94,7 +97,8 @@ type Decider struct {
 }
 
 // Decide decides about one job. known are all entries of compute records with
-// its LocalRecordID, at any submit time and on any resource.
+// its LocalRecordID, at any submit time and on any resource, and those of jobs
+// that bear its names under another one.
 func (d *Decider) Decide(known []Entry, r Reading) Plan {
 	plan := d.decide(known, r)
 	place := r.Job.Place.String()
@@ -108,9 +112,14 @@ func (d *Decider) Decide(known []Entry, r Reading) Plan {
 
 func (d *Decider) decide(known []Entry, r Reading) Plan {
 	var same []Entry
-	for _, e := range known {
-		if e.Record.Identity().KeyTime.Equal(r.Job.Submit.UTC()) {
+	var renamed *Entry
+	for i, e := range known {
+		id := e.Record.Identity()
+		at := id.KeyTime.Equal(r.Job.Submit.UTC())
+		if at && id.LocalRecordID == r.RecordID {
 			same = append(same, e)
+		} else if at && e.Job != nil && !e.Superseded && isSameUse(&e.Job.Facts, r.Job) {
+			renamed = &known[i]
 		}
 	}
 	charged := r.Today.Skip == "" && r.Today.Problem == nil
@@ -118,6 +127,8 @@ func (d *Decider) decide(known []Entry, r Reading) Plan {
 		switch {
 		case !charged:
 			return Plan{}
+		case renamed != nil:
+			return Plan{Effect: EffectRenamed, Known: renamed}
 		case slices.ContainsFunc(known, func(e Entry) bool { return e.Job != nil && isShifted(&e.Job.Facts, r.Job) }):
 			return Plan{Effect: EffectShifted}
 		}
@@ -229,7 +240,8 @@ func (d *Decider) charged(same []Entry, cur *Entry, facts *scheduler.Job, r Read
 	}
 	if r.Today.Problem == nil && !sameMade(&kept.Made, &today) {
 		plan.Effect, plan.Was, plan.Would = EffectCostly, kept.Made.Charge, today.Charge
-		if d.Reprice {
+		// A charge that was given by hand, and is not any more, is that of the rules.
+		if d.Reprice || cur.Job.Rate == "" && cur.Decision == DecidedRelease {
 			want = &Job{Facts: *facts, Made: today}
 			if charged {
 				want = todays(facts, &r.Today)
@@ -391,7 +403,13 @@ func isShifted(known, read *scheduler.Job) bool {
 	const quarter, most = 15 * time.Minute, 26 * time.Hour
 	by := read.Submit.Sub(known.Submit)
 	return by != 0 && by%quarter == 0 && by.Abs() <= most && read.Start.Sub(known.Start) == by && read.End.Sub(known.End) == by &&
-		read.User == known.User && read.ElapsedSeconds == known.ElapsedSeconds && sameTRES(known.TRES, read.TRES)
+		isSameUse(known, read)
+}
+
+// isSameUse tells that two jobs are of the same user, and used the same for the
+// same time.
+func isSameUse(known, read *scheduler.Job) bool {
+	return read.User == known.User && read.ElapsedSeconds == known.ElapsedSeconds && sameTRES(known.TRES, read.TRES)
 }
 
 func sameTRES(a, b []scheduler.TRES) bool {

@@ -29,8 +29,9 @@ type Queue interface {
 	Preview(ctx context.Context, items []Item) ([]Outcome, error)
 
 	// Known returns all entries of compute records with each LocalRecordID, on any
-	// resource and of any submit time.
-	Known(ctx context.Context, recordIDs []string) ([][]Entry, error)
+	// resource and of any submit time, and those of jobs that bear any of its names
+	// under another LocalRecordID.
+	Known(ctx context.Context, jobs []Names) ([][]Entry, error)
 
 	// Apply stores what was decided, and in the same transaction moves the cursor;
 	// nil moves none. It returns the entries' IDs. CodeConflict: an entry is not
@@ -136,6 +137,13 @@ type Queue interface {
 	// Unconfirmed returns what queued entries there are to confirm, in order
 	// of resources; a resource without any is left out.
 	Unconfirmed(ctx context.Context) ([]Unconfirmed, error)
+}
+
+// Names are what a job is known by. ID and DisplayID may be empty.
+type Names struct {
+	RecordID  string // the LocalRecordID that its record has, or would have
+	ID        string
+	DisplayID string
 }
 
 // A Cursor is a place in a source of accounting: all before it is enqueued.

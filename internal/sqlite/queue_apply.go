@@ -15,37 +15,82 @@ import (
 	"github.com/amieusage/amieusage/internal/outbox"
 )
 
-// Known returns the entries of each LocalRecordID.
-func (q *Outbox) Known(ctx context.Context, recordIDs []string) ([][]outbox.Entry, error) {
-	known := make([][]outbox.Entry, len(recordIDs))
+// Known returns the entries of each job.
+func (q *Outbox) Known(ctx context.Context, jobs []outbox.Names) ([][]outbox.Entry, error) {
+	known := make([][]outbox.Entry, len(jobs))
 	err := q.db.read(ctx, func(conn *sqlite.Conn) error {
-		stmt := conn.Prep(`SELECT ` + entryColumns + ` FROM entries JOIN records USING (entry_id)
-			WHERE local_record_id = ? AND usage_type = ? ORDER BY key_time, entry_id`)
-		for i, id := range recordIDs {
-			stmt.BindText(1, id)
-			stmt.BindInt64(2, ledger.UsageTypeNumber(amieusage.Compute))
-			for {
-				ok, err := stmt.Step()
-				if err != nil {
-					return err
+		const columns = `SELECT ` + entryColumns + ` FROM entries JOIN records USING (entry_id) `
+		byRecord := conn.Prep(columns + `WHERE local_record_id = ?1 AND usage_type = ?2 ORDER BY key_time, entry_id`)
+		byName := conn.Prep(columns + `WHERE entry_id IN (SELECT entry_id FROM job_names WHERE name = ?1) AND usage_type = ?2`)
+		named, err := number(conn, `SELECT EXISTS (SELECT 1 FROM job_names)`)
+		if err != nil {
+			return err
+		}
+		for i, job := range jobs {
+			add := func(stmt *sqlite.Stmt, name string) error {
+				stmt.BindText(1, name)
+				stmt.BindInt64(2, ledger.UsageTypeNumber(amieusage.Compute))
+				for {
+					ok, err := stmt.Step()
+					if err != nil {
+						return err
+					}
+					if !ok {
+						return stmt.Reset()
+					}
+					e, err := scanEntry(stmt)
+					if err != nil {
+						_ = stmt.Reset()
+						return err
+					}
+					if !slices.ContainsFunc(known[i], func(k outbox.Entry) bool { return k.ID == e.ID }) {
+						known[i] = append(known[i], e)
+					}
 				}
-				if !ok {
-					break
-				}
-				e, err := scanEntry(stmt)
-				if err != nil {
-					_ = stmt.Reset()
-					return err
-				}
-				known[i] = append(known[i], e)
 			}
-			if err := stmt.Reset(); err != nil {
+			if err := add(byRecord, job.RecordID); err != nil {
 				return err
+			}
+			names := []string{job.ID, job.DisplayID}
+			if job.ID == job.DisplayID {
+				names = names[:1]
+			}
+			for _, name := range names {
+				if name != "" && name != job.RecordID {
+					if err := add(byRecord, name); err != nil {
+						return err
+					}
+				}
+				if name != "" && named != 0 {
+					if err := add(byName, name); err != nil {
+						return err
+					}
+				}
 			}
 		}
 		return nil
 	})
 	return known, err
+}
+
+// keepNames keeps the names of an entry's job that are not its LocalRecordID.
+func (tx *queueTransaction) keepNames(e *outbox.Entry) error {
+	if e.Job == nil {
+		return nil
+	}
+	id := e.Record.Common().LocalRecordID
+	for _, name := range []string{e.Job.Facts.ID, e.Job.Facts.DisplayID} {
+		if name == id || name == "" {
+			continue
+		}
+		stmt := tx.conn.Prep(`INSERT OR IGNORE INTO job_names (name, entry_id) VALUES (?, ?)`)
+		stmt.BindText(1, name)
+		stmt.BindInt64(2, int64(e.ID))
+		if err := run(stmt); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Leave returns a page of pending entries, which may leave from now on.
@@ -166,6 +211,9 @@ func (tx *queueTransaction) insert(e outbox.Entry) (outbox.ID, error) {
 	}
 	e.ID = outbox.ID(tx.conn.LastInsertRowID())
 	tx.counts[resourceState{resource, e.State}]++
+	if err := tx.keepNames(&e); err != nil {
+		return 0, err
+	}
 	return e.ID, tx.storeRecord(tx.conn.Prep(`INSERT INTO records (place, record, entry_id) VALUES (?, ?, ?)`), e)
 }
 
@@ -182,7 +230,7 @@ func (tx *queueTransaction) rewrite(w *outbox.Write) error {
 		return errStale
 	}
 	if w.Delete {
-		for _, statement := range []string{`DELETE FROM records WHERE entry_id = ?`, `DELETE FROM entries WHERE entry_id = ?`} {
+		for _, statement := range []string{`DELETE FROM job_names WHERE entry_id = ?`, `DELETE FROM records WHERE entry_id = ?`, `DELETE FROM entries WHERE entry_id = ?`} {
 			stmt := tx.conn.Prep(statement)
 			stmt.BindInt64(1, int64(w.ID))
 			if err := run(stmt); err != nil {

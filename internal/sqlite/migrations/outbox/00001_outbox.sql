@@ -60,6 +60,13 @@ CREATE TABLE records (
     record   BLOB NOT NULL
 ) STRICT;
 
+-- The names of jobs that are not their LocalRecordIDs.
+CREATE TABLE job_names (
+    name     TEXT NOT NULL,
+    entry_id INTEGER NOT NULL,
+    PRIMARY KEY (name, entry_id)
+) STRICT, WITHOUT ROWID;
+
 -- The contents that an entry had before, and how far each came.
 CREATE TABLE revisions (
     entry_id    INTEGER NOT NULL,
