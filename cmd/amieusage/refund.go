@@ -183,6 +183,12 @@ func (r *refundCommand) work(ctx context.Context, args []string, note outbox.Not
 		if err == nil {
 			err = a.Send(ctx)
 		}
+		if err == nil && a.Summary.Adopted > 0 {
+			// A refund that the service had before is known now, and can be corrected.
+			if err = a.FollowRefunds(ctx); err == nil {
+				err = a.Send(ctx)
+			}
+		}
 		if err == nil {
 			err = a.Confirm(ctx, r.config.ConfirmWait)
 		}

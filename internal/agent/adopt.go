@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/amieusage/amieusage"
 	"github.com/amieusage/amieusage/internal/outbox"
@@ -64,11 +65,20 @@ func (a *Agent) adopt(ctx context.Context, note outbox.Note) error {
 		if len(page) == 0 {
 			break
 		}
+		after = page[len(page)-1].ID
+		// What another entry stands for is no record of its own.
+		slices.SortStableFunc(page, func(a, b outbox.Found) int { return compareBool(a.Superseded, b.Superseded) })
 		var writes []outbox.Write
+		taken := map[amieusage.Identity]bool{}
 		for i := range page {
-			after = page[i].ID
-			if adopted {
-				writes = append(writes, page[i].Adopt(note)...)
+			f := &page[i]
+			switch id := f.AtService.Identity(); {
+			case !adopted:
+			case taken[id]:
+				writes = append(writes, outbox.Write{ID: f.ID, Was: f.Version(), Delete: true})
+			default:
+				taken[id] = true
+				writes = append(writes, f.Adopt(note)...)
 			}
 		}
 		held += len(page)
@@ -86,4 +96,15 @@ func (a *Agent) adopt(ctx context.Context, note outbox.Note) error {
 			"they are not sent; take what it has as reported with amieusage report --adopt, after seeing that local_record_id in site.yaml makes the ids that were used", held)})
 	}
 	return nil
+}
+
+// compareBool puts false before true.
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
 }

@@ -195,13 +195,20 @@ func newSite(t testing.TB) *site {
 
 func openSite(t testing.TB, path string) *site {
 	t.Helper()
-	queue, err := sqlite.OpenOutbox(context.Background(), path, time.Now)
-	if err != nil {
-		t.Fatal(err)
-	}
+	site := openUnmet(t, path)
 	// It knows already that the service had nothing before: of this, other tests
 	// tell.
-	if err := queue.Meet(context.Background(), nil, true); err != nil {
+	if err := site.queue.Meet(context.Background(), nil, true); err != nil {
+		t.Fatal(err)
+	}
+	return site
+}
+
+// openUnmet opens an outbox that has not met its service yet, where it is new.
+func openUnmet(t testing.TB, path string) *site {
+	t.Helper()
+	queue, err := sqlite.OpenOutbox(context.Background(), path, time.Now)
+	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

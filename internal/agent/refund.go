@@ -15,6 +15,10 @@ func (a *Agent) FollowRefunds(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	_, adopted, err := a.Queue.Met(ctx)
+	if err != nil {
+		return err
+	}
 	var items []outbox.Item
 	var writes []outbox.Write
 	for _, r := range refunds {
@@ -38,8 +42,8 @@ func (a *Agent) FollowRefunds(ctx context.Context) error {
 				writes = append(writes, w)
 			}
 		}
-		if r.Undone && !known {
-			continue
+		if r.Undone && !known && !adopted {
+			continue // there is nothing to take back; an outbox that was lost may have given something
 		}
 		items = append(items, outbox.Item{Record: record, Place: "refund of job " + job.Record.Common().LocalRecordID})
 	}

@@ -27,6 +27,14 @@ func (f *Found) Adopt(note Note) []Write {
 		e.Job, e.Record = &job, job.Record()
 	} else {
 		e.Record = amieusage.WithCharge(e.Record, f.AtService.Charge)
+		switch r := e.Record.(type) { // a copy
+		case *amieusage.ComputeRecord:
+			r.Resource = f.AtService.Resource
+		case *amieusage.StorageRecord:
+			r.Resource = f.AtService.Resource
+		case *amieusage.AdjustmentRecord:
+			r.Resource = f.AtService.Resource
+		}
 	}
 	return []Write{{ID: f.ID, Was: f.Version(), Delete: true}, {Content: true, Note: &note, Entry: e}}
 }

@@ -238,9 +238,12 @@ func (d *Decider) charged(same []Entry, cur *Entry, facts *scheduler.Job, r Read
 	if charged {
 		today = r.Today.Made
 	}
-	if r.Today.Problem == nil && !sameMade(&kept.Made, &today) {
-		plan.Effect, plan.Was, plan.Would = EffectCostly, kept.Made.Charge, today.Charge
+	if r.Today.Problem == nil {
+		if !sameMade(&kept.Made, &today) {
+			plan.Effect, plan.Was, plan.Would = EffectCostly, kept.Made.Charge, today.Charge
+		}
 		// A charge that was given by hand, and is not any more, is that of the rules.
+		// A rate that comes to the same charge is kept too, for facts that change later.
 		if d.Reprice || cur.Job.Rate == "" && cur.Decision == DecidedRelease {
 			want = &Job{Facts: *facts, Made: today}
 			if charged {

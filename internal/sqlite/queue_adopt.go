@@ -116,10 +116,11 @@ func (q *Outbox) Found(ctx context.Context, after outbox.ID) (page []outbox.Foun
 		for _, e := range found {
 			f := outbox.Found{Entry: e}
 			id := e.Record.Identity()
-			// The resource that it has by the rules, where the service has it there.
+			// Of several resources the last is the one that charges; else that of today's
+			// rules.
 			err := sqlitex.Execute(conn, `
 				SELECT resource, charge, loaded_at FROM at_service WHERE local_record_id = ? AND key_time = ? AND usage_type = ?
-				ORDER BY resource = ?, CAST(charge AS REAL)`, &sqlitex.ExecOptions{
+				ORDER BY CAST(charge AS REAL) > 0, resource = ?, CAST(charge AS REAL)`, &sqlitex.ExecOptions{
 				Args: []any{id.LocalRecordID, ledger.Nanos(id.KeyTime), ledger.UsageTypeNumber(id.UsageType), id.Resource},
 				ResultFunc: func(stmt *sqlite.Stmt) error {
 					charge, err := amieusage.ParseCharge(stmt.ColumnText(1))

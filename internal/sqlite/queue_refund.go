@@ -16,7 +16,10 @@ func (q *Outbox) Refund(ctx context.Context, refunds []outbox.Refund, note outbo
 	now := q.clock()
 	_, err := q.change(ctx, "refund", func(tx *queueTransaction) (int, error) {
 		for _, r := range refunds {
-			stmt := tx.conn.Prep(`INSERT INTO refunds (entry_id, percent, cap_seconds, amount, comment, undone) VALUES (?, ?, ?, ?, ?, ?)
+			// A job that has moved has several entries, and one refund.
+			stmt := tx.conn.Prep(`INSERT INTO refunds (entry_id, percent, cap_seconds, amount, comment, undone) VALUES (
+					(SELECT min(o.entry_id) FROM entries e JOIN entries o USING (local_record_id, key_time, usage_type) WHERE e.entry_id = ?),
+					?, ?, ?, ?, ?)
 				ON CONFLICT DO UPDATE SET percent = excluded.percent, cap_seconds = excluded.cap_seconds, amount = excluded.amount,
 					comment = excluded.comment, undone = excluded.undone`)
 			stmt.BindInt64(1, int64(r.Job))
