@@ -151,7 +151,22 @@ func (q *queryCommand) dropFailed(ctx context.Context, ids []int64, comment stri
 		_, err := d.decide(ctx, nil, func(e outbox.Entry) (outbox.Write, bool, error) {
 			return outbox.Drop(e, false, d.note()), failed[e.FailedRecordID], nil
 		})
-		return err
+		if err != nil {
+			return err
+		}
+		for e, err := range outbox.All(ctx, d.queue, outbox.Filter{States: []outbox.State{outbox.Failed, outbox.Dropped}}) {
+			switch {
+			case err != nil:
+				return err
+			case !e.Superseded || !failed[e.FailedRecordID]:
+			case e.State == outbox.Failed:
+				fmt.Fprintf(q.stderr, "failed record %d: %v\nIt was to bring the job's charge on %s to 0, and still is: amieusage records resend '#%d'\n",
+					e.FailedRecordID, printable(d.superseded(ctx, &e).Error()), printable(e.Record.Common().Resource), e.ID)
+			default:
+				fmt.Fprintf(q.stderr, "failed record %d: %v\n", e.FailedRecordID, printable(d.superseded(ctx, &e).Error()))
+			}
+		}
+		return nil
 	})
 }
 

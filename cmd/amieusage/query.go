@@ -10,6 +10,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/amieusage/amieusage"
+	"github.com/amieusage/amieusage/internal/agent"
+	"github.com/amieusage/amieusage/internal/outbox"
 	"github.com/amieusage/amieusage/usageclient"
 )
 
@@ -98,13 +100,46 @@ loading.`,
 						}
 					}
 				}
-				return nil
+				return q.tellHere(ctx)
 			})
 		},
 	}
 	q.add(cmd)
 	period.add(cmd, "loaded")
 	return cmd
+}
+
+// tellHere tells what waits for somebody at the site, where it has an outbox: of
+// this the service does not know.
+func (q *queryCommand) tellHere(ctx context.Context) error {
+	if !q.config.HasState() {
+		return nil
+	}
+	return q.run(ctx, 0, func(*agent.Agent) error {
+		counts, err := q.queue.Counts(ctx)
+		if err != nil {
+			return err
+		}
+		rows, err := q.queue.BadRows(ctx)
+		if err != nil {
+			return err
+		}
+		here := map[string]int64{badState: int64(len(rows))}
+		for _, c := range counts {
+			here[string(c.State)] += c.Entries
+		}
+		for _, w := range []struct{ state, what string }{
+			{badState, "rows of the accounting could not be used"},
+			{string(outbox.Rejected), "records were refused at once"},
+			{string(outbox.Held), "records are held"},
+			{string(outbox.Waiting), "records wait until the job's record on another resource is at 0"},
+		} {
+			if n := here[w.state]; n > 0 {
+				fmt.Fprintf(q.stdout, "\nhere: %d %s (see: amieusage records list --state %s)\n", n, w.what, w.state)
+			}
+		}
+		return nil
+	})
 }
 
 // failedLine is a failed record without its reason.

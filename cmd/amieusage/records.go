@@ -270,15 +270,11 @@ func (s *siteCommand) find(ctx context.Context, arg string) ([]outbox.Entry, err
 		return entries, err
 	}
 	// Records may have other ids than their jobs.
-	for e, err := range outbox.All(ctx, s.queue, outbox.Filter{}) {
-		if err != nil {
-			return nil, err
-		}
-		if e.Job != nil && (e.Job.Facts.DisplayID == arg || e.Job.Facts.ID == arg) {
-			entries = append(entries, e)
-		}
+	known, err := s.queue.Known(ctx, []outbox.Names{{RecordID: arg, ID: arg}})
+	if err != nil {
+		return nil, err
 	}
-	if len(entries) == 0 {
+	if entries = known[0]; len(entries) == 0 {
 		return nil, usageError("there is no record of a job %s, and none with this LocalRecordID; a record's number is written '#%s'", arg, arg)
 	}
 	return entries, nil
@@ -375,6 +371,9 @@ func (d *decideCommand) decide(ctx context.Context, args []string, rule func(e o
 		if err != nil {
 			return nil, err
 		}
+		if e.Superseded {
+			return nil, &statusError{exitUsage, d.superseded(ctx, &e)}
+		}
 		entries = append(entries, e)
 	}
 	if d.filter.isSet() {
@@ -382,7 +381,7 @@ func (d *decideCommand) decide(ctx context.Context, args []string, rule func(e o
 			if err != nil {
 				return nil, err
 			}
-			if d.filter.selects(&e) && !(d.filter.bad && len(d.filter.parsed) == 0) {
+			if d.filter.selects(&e) && !e.Superseded && !(d.filter.bad && len(d.filter.parsed) == 0) {
 				entries = append(entries, e)
 			}
 		}
@@ -402,6 +401,21 @@ func (d *decideCommand) decide(ctx context.Context, args []string, rule func(e o
 		return nil, err
 	}
 	return decided, nil
+}
+
+// superseded says what stands for an entry that was superseded.
+func (s *siteCommand) superseded(ctx context.Context, old *outbox.Entry) error {
+	known, err := s.queue.List(ctx, outbox.Filter{LocalRecordID: old.Record.Common().LocalRecordID})
+	if err != nil {
+		return err
+	}
+	id := old.Record.Identity()
+	for _, e := range known {
+		if now := e.Record.Identity(); !e.Superseded && now.UsageType == id.UsageType && now.KeyTime.Equal(id.KeyTime) {
+			return fmt.Errorf("record #%d is superseded: its job is charged on %s, as record #%d; decide about that one", old.ID, now.Resource, e.ID)
+		}
+	}
+	return fmt.Errorf("record #%d is superseded: its job is not charged by it any more", old.ID)
 }
 
 // tell prints how many records were decided about.

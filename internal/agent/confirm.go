@@ -213,7 +213,39 @@ func (c *confirmation) takeFailed(ctx context.Context) error {
 		return err
 	}
 	c.Count(func(s *Summary) { s.Failed += int64(n) })
-	return c.tellFailed(ctx, failed, n)
+	if err := c.tellFailed(ctx, failed, n); err != nil {
+		return err
+	}
+	return c.clearDropped(ctx, failed)
+}
+
+// clearDropped takes the failures of dropped records off the service's list: of
+// those that were dropped while the service could not be reached, and of jobs
+// that are charged on another resource instead.
+func (c *confirmation) clearDropped(ctx context.Context, failed []amieusage.FailedRecord) error {
+	if len(failed) == 0 {
+		return nil
+	}
+	listed := map[int64]bool{}
+	for _, f := range failed {
+		listed[f.FailedRecordID] = true
+	}
+	var ids []int64
+	for e, err := range outbox.All(ctx, c.Queue, outbox.Filter{States: []outbox.State{outbox.Dropped}}) {
+		if err != nil {
+			return err
+		}
+		if listed[e.FailedRecordID] {
+			ids = append(ids, e.FailedRecordID)
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	if _, err := c.Client.ClearFailedRecords(ctx, ids...); err != nil {
+		c.Log.Warn("failed records that are not to be sent again stay on the service's list; the next run tries again", "records", len(ids), "error", err)
+	}
+	return nil
 }
 
 // tellFailed adds the entries that failed now to the summary's problems. There

@@ -115,8 +115,7 @@ type Queue interface {
 	Failed(ctx context.Context, records []amieusage.FailedRecord) (int, error)
 
 	// Retry makes entries pending and returns how many were not. What was decided
-	// stands: entries that are held, dropped, waiting or superseded stay as they
-	// are.
+	// stands: entries that are held, dropped or waiting stay as they are.
 	// CodeNotFound names an entry that does not exist.
 	Retry(ctx context.Context, which Selection) (int, error)
 
