@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os/user"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -266,15 +268,21 @@ func (s *siteCommand) find(ctx context.Context, arg string) ([]outbox.Entry, err
 		return []outbox.Entry{e}, err
 	}
 	entries, err := s.queue.List(ctx, outbox.Filter{LocalRecordID: arg})
-	if err != nil || len(entries) > 0 {
-		return entries, err
+	if err != nil {
+		return nil, err
 	}
-	// Records may have other ids than their jobs.
+	// Records may have other ids than their jobs: the parts of one that was resized do.
 	known, err := s.queue.Known(ctx, []outbox.Names{{RecordID: arg, ID: arg}})
 	if err != nil {
 		return nil, err
 	}
-	if entries = known[0]; len(entries) == 0 {
+	for _, e := range known[0] {
+		if !slices.ContainsFunc(entries, func(o outbox.Entry) bool { return o.ID == e.ID }) {
+			entries = append(entries, e)
+		}
+	}
+	slices.SortFunc(entries, func(a, b outbox.Entry) int { return cmp.Compare(a.ID, b.ID) })
+	if len(entries) == 0 {
 		return nil, usageError("there is no record of a job %s, and none with this LocalRecordID; a record's number is written '#%s'", arg, arg)
 	}
 	return entries, nil

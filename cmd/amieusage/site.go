@@ -269,7 +269,11 @@ func (s *siteCommand) printSummary(sum *agent.Summary) error {
 				sum.Rejected+sum.Failed+sum.Held-maxTold)
 			break
 		}
-		fmt.Fprintf(s.stderr, "%s: %s: %s\n", p.Kind, printable(p.Record), printable(p.Reason))
+		record := printable(p.Record)
+		if record != "" {
+			record += ": "
+		}
+		fmt.Fprintf(s.stderr, "%s: %s%s\n", p.Kind, record, printable(p.Reason))
 	}
 	return err
 }

@@ -88,7 +88,11 @@ func (s *Sacct) window(ctx context.Context, from, to time.Time, yield func(*sche
 	if to.Sub(from) < 2*shortestWindow || !middle.After(from) {
 		return &scheduler.IncompleteError{Problem: "sacct", Err: err, Remedy: "raise MaxQueryTimeRange in slurmdbd.conf, or run as a Slurm operator"}
 	}
-	if err := s.window(ctx, from, middle, yield); err != nil {
+	// What ran on is shown in the later half as well, and is taken from there.
+	ended := func(job *scheduler.Job, err error) bool {
+		return err == nil && (job.End.IsZero() || !job.End.Before(middle)) || yield(job, err)
+	}
+	if err := s.window(ctx, from, middle, ended); err != nil {
 		return err
 	}
 	return s.window(ctx, middle, to, yield)
