@@ -17,19 +17,23 @@ type SendResponse struct {
 	FailedRecords []FailedRecord
 }
 
-// QueuedMessage returns the text with which the service acknowledges n
-// records.
-func QueuedMessage(n int) string {
-	return strconv.Itoa(n) + queuedText
+// QueuedMessage returns the text with which the service answers a message: how
+// many records it has queued, and how many it has refused at once. Scripts are
+// known to look for "0 records failed".
+func QueuedMessage(queued, failed int) string {
+	return strconv.Itoa(queued) + queuedText + ", " + strconv.Itoa(failed) + failedText
 }
 
-const queuedText = " records have been queued for loading."
+const (
+	queuedText = " records have been queued for loading"
+	failedText = " records failed."
+)
 
 // Queued returns the number of records that the answer acknowledges, where its
-// Message is a [QueuedMessage].
+// Message begins as a [QueuedMessage] does.
 func (r *SendResponse) Queued() (n int, ok bool) {
-	digits, ok := strings.CutSuffix(r.Message, queuedText)
-	if !ok {
+	digits, rest, ok := strings.Cut(r.Message, queuedText)
+	if !ok || rest != "" && rest[0] != '.' && rest[0] != ',' {
 		return 0, false
 	}
 	n, err := strconv.Atoi(digits)
@@ -58,5 +62,8 @@ func (r *SendResponse) UnmarshalJSON(data []byte) error {
 
 // String returns the answer in one readable line.
 func (r SendResponse) String() string {
+	if _, ok := r.Queued(); ok && strings.HasSuffix(r.Message, failedText) {
+		return r.Message
+	}
 	return r.Message + " " + strconv.Itoa(len(r.FailedRecords)) + " records were refused."
 }

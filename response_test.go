@@ -24,8 +24,8 @@ func TestSendResponsesRoundTrip(t *testing.T) {
 }
 
 func TestSendResponseLine(t *testing.T) {
-	r := SendResponse{Message: QueuedMessage(3), FailedRecords: make([]FailedRecord, 2)}
-	for message, want := range map[string]int{QueuedMessage(3): 3, "0 records have been queued for loading.": 0,
+	r := SendResponse{Message: QueuedMessage(3, 2), FailedRecords: make([]FailedRecord, 2)}
+	for message, want := range map[string]int{QueuedMessage(3, 2): 3, "0 records have been queued for loading.": 0, "4 records have been queued for loading, none failed": 4, "5 records have been queued for loadings": -1,
 		"records have been queued for loading.": -1, "many records have been queued for loading.": -1, "thank you": -1, "": -1} {
 		n, ok := (&SendResponse{Message: message}).Queued()
 		if !ok {
@@ -33,7 +33,7 @@ func TestSendResponseLine(t *testing.T) {
 		}
 		mustEqual(t, message, want, n)
 	}
-	mustEqual(t, "line", "3 records have been queued for loading. 2 records were refused.", r.String())
+	mustEqual(t, "line", "3 records have been queued for loading, 2 records failed.", r.String())
 }
 
 func TestResponsesThatAreNone(t *testing.T) {

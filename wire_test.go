@@ -281,10 +281,10 @@ func TestEmptyRecords(t *testing.T) {
 	if kind != Compute || items == nil || len(items) != 0 || err != nil {
 		t.Errorf("%s, %v, %v", kind, items, err)
 	}
-	if got := QueuedMessage(0); got != "0 records have been queued for loading." {
+	if got := QueuedMessage(0, 1); got != "0 records have been queued for loading, 1 records failed." {
 		t.Error(got)
 	}
-	if got := QueuedMessage(2); got != "2 records have been queued for loading." {
+	if got := QueuedMessage(2, 0); got != "2 records have been queued for loading, 0 records failed." {
 		t.Error(got)
 	}
 	mustEqual(t, "empty message", `{"UsageType":"Compute","Records":[]}`, string(mustMarshal(t, Message{UsageType: Compute})))

@@ -40,7 +40,7 @@ var serviceURL = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter,
 			response.FailedRecords = append(response.FailedRecords, amieusage.FailedRecord{Error: "unknown user", Record: record})
 		}
 	}
-	response.Message = amieusage.QueuedMessage(len(items) - len(response.FailedRecords))
+	response.Message = amieusage.QueuedMessage(len(items)-len(response.FailedRecords), len(response.FailedRecords))
 	answer, _ := response.MarshalJSON()
 	_, _ = w.Write(answer)
 })).URL

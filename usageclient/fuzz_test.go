@@ -145,7 +145,7 @@ func (c *canned) RoundTrip(r *http.Request) (*http.Response, error) {
 // as accepted that may not be.
 func FuzzAnswer(f *testing.F) {
 	records := computes(3)
-	refused, err := json.Marshal(amieusage.SendResponse{Message: amieusage.QueuedMessage(2), FailedRecords: []amieusage.FailedRecord{
+	refused, err := json.Marshal(amieusage.SendResponse{Message: amieusage.QueuedMessage(2, 1), FailedRecords: []amieusage.FailedRecord{
 		{UsageType: amieusage.Compute, Error: "unknown user " + testKey, FailedRecordID: 7, Record: records[1]},
 		{UsageType: amieusage.Compute, Error: "older", FailedRecordID: 8, Record: compute(77)}}})
 	if err != nil {

@@ -124,7 +124,7 @@ func computes(n int) []amieusage.Record {
 
 // queued is the answer of a service that takes everything.
 func queued(n int) string {
-	body, err := json.Marshal(amieusage.SendResponse{Message: amieusage.QueuedMessage(n)})
+	body, err := json.Marshal(amieusage.SendResponse{Message: amieusage.QueuedMessage(n, 0)})
 	if err != nil {
 		panic(err)
 	}

@@ -101,7 +101,7 @@ func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		s.t.Errorf("%v", err)
 	}
-	fmt.Fprintf(w, `{"Message": %q, "FailedRecords": %s}`, amieusage.QueuedMessage(len(items)-len(failed)), list)
+	fmt.Fprintf(w, `{"Message": %q, "FailedRecords": %s}`, amieusage.QueuedMessage(len(items)-len(failed), len(failed)), list)
 }
 
 // problem answers with an error; without a code as foreign services do.

@@ -28,7 +28,7 @@ func (s *attacked) refuses(t *testing.T, client *http.Client, record, reason str
 		FailedRecords []struct{ Error string }
 	}
 	if err := json.Unmarshal([]byte(got.body), &answer); err != nil || got.status != http.StatusOK ||
-		answer.Message != amieusage.QueuedMessage(0) || len(answer.FailedRecords) != 1 || !strings.Contains(answer.FailedRecords[0].Error, reason) {
+		answer.Message != amieusage.QueuedMessage(0, 1) || len(answer.FailedRecords) != 1 || !strings.Contains(answer.FailedRecords[0].Error, reason) {
 		t.Errorf("%.300q: %d %.500s; want it to be refused: %s", record, got.status, got.body, reason)
 	}
 }

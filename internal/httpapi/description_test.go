@@ -45,6 +45,7 @@ var (
 	// The service forgives more than it describes.
 	forgiven = []string{
 		"POST /api/v1/usage/ Content-Type ",
+		"POST /api/v1/usage/ Content-Type application/x-www-form-urlencoded",
 		"POST /api/v1/usage/ Content-Encoding X-GZIP",
 		"DELETE /api/v1/usage/failed/2%2C1",
 		"DELETE /api/v1/usage/failed/2,%203",

@@ -92,7 +92,7 @@ func FuzzSend(f *testing.F) {
 		}
 		accepted := len(records) - refused
 		if len(response.FailedRecords) != refused || len(response.ValidationFailedRecords) != refused ||
-			response.Message != amieusage.QueuedMessage(accepted) || after.Accepted-before.Accepted != int64(accepted) {
+			response.Message != amieusage.QueuedMessage(accepted, len(response.FailedRecords)) || after.Accepted-before.Accepted != int64(accepted) {
 			t.Fatalf("%d records were sent, %d of them not valid; answer %s; from %+v to %+v", len(records), refused, answer.body, before, after)
 		}
 	})

@@ -429,7 +429,7 @@ func TestWaste(t *testing.T) {
 		{20_000, 0, 100, false}, {20_000, 0, 101, true}, {1 << 20, 1_000, 1_100, false}, {1 << 20, 1_000, 1_101, true},
 	} {
 		response := &amieusage.SendResponse{
-			Message: amieusage.QueuedMessage(test.queued), FailedRecords: make([]amieusage.FailedRecord, test.refused),
+			Message: amieusage.QueuedMessage(test.queued, test.refused), FailedRecords: make([]amieusage.FailedRecord, test.refused),
 		}
 		if got := httpapi.Wasted(test.size, response); got != test.want {
 			t.Errorf("%d bytes, %d records, %d refused: wasted %t, want %t", test.size, test.queued, test.refused, got, test.want)

@@ -75,7 +75,7 @@ func TestErrors(t *testing.T) {
 		{"reading one failed record", "GET", "/api/v1/usage/failed/1", "", nil, 405, amieusage.CodeMethodNotAllowed},
 		{"posting a status", "POST", "/api/v1/usage/status", "{}", nil, 405, amieusage.CodeMethodNotAllowed},
 		{"probing with DELETE", "DELETE", "/healthz", "", nil, 405, amieusage.CodeMethodNotAllowed},
-		{"curl's own type", "POST", "/api/v1/usage/", "{}", []string{"Content-Type", "application/x-www-form-urlencoded"}, 415, amieusage.CodeUnsupportedMedia},
+		{"a form", "POST", "/api/v1/usage/", "UsageType=Compute", []string{"Content-Type", "application/x-www-form-urlencoded"}, 400, amieusage.CodeInvalid},
 		{"another charset", "POST", "/api/v1/usage/", "{}", []string{"Content-Type", "application/json; charset=iso-8859-1"}, 415, amieusage.CodeUnsupportedMedia},
 		{"no media type", "POST", "/api/v1/usage/", "{}", []string{"Content-Type", "/;"}, 415, amieusage.CodeUnsupportedMedia},
 		{"another encoding", "POST", "/api/v1/usage/", "{}", []string{"Content-Encoding", "br"}, 415, amieusage.CodeUnsupportedMedia},
@@ -247,7 +247,7 @@ func TestAccessLog(t *testing.T) {
 	})
 	want := []line{
 		{Level: "INFO", Msg: "request", Method: "POST", Path: "/api/v1/usage", Site: site, Status: 200,
-			Outcome: "1 records have been queued for loading.", Refused: 1},
+			Outcome: "1 records have been queued for loading, 1 records failed.", Refused: 1},
 		{Level: "INFO", Msg: "request", Method: "GET", Path: "/api/v1/usage/status", Status: 401},
 		{Level: "DEBUG", Msg: "request", Method: "GET", Path: "/healthz", Status: 200},
 	}

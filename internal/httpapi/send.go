@@ -53,14 +53,15 @@ func (h *Handler) accept(x *exchange) (response *amieusage.SendResponse, size in
 	return response, size, err
 }
 
-// checkContentType accepts JSON, and no type at all.
+// checkContentType accepts JSON, no type at all, and what curl -d says of any
+// body: nobody is protected by refusing it, as the key is in a header.
 func checkContentType(header string) error {
 	if header == "" {
 		return nil
 	}
 	mediaType, parameters, err := mime.ParseMediaType(header)
 	charset := strings.ToLower(parameters["charset"])
-	if err == nil && mediaType == "application/json" && (charset == "" || charset == "utf-8" || charset == "utf8") {
+	if err == nil && (mediaType == "application/json" || mediaType == "application/x-www-form-urlencoded") && (charset == "" || charset == "utf-8" || charset == "utf8") {
 		return nil
 	}
 	return &amieusage.Error{

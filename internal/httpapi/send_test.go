@@ -24,6 +24,7 @@ func TestSendForms(t *testing.T) {
 		{"Content-Type", ""},
 		{"Content-Type", "application/json; charset=utf-8"},
 		{"Content-Type", `APPLICATION/JSON;charset="UTF8"`},
+		{"Content-Type", "application/x-www-form-urlencoded"}, // curl -d says so
 		{"Content-Encoding", "identity"},
 		{"Content-Encoding", "gzip"},
 		{"Content-Encoding", "X-GZIP"},
@@ -34,12 +35,12 @@ func TestSendForms(t *testing.T) {
 		}
 		var got amieusage.SendResponse
 		b.call(t, "POST", "/api/v1/usage/", body, headers...).into(t, &got)
-		if want := "3 records have been queued for loading."; got.Message != want {
+		if want := "3 records have been queued for loading, 0 records failed."; got.Message != want {
 			t.Errorf("%v: %q, want %q", headers, got.Message, want)
 		}
 	}
-	if counts := b.counts(t); counts.Accepted != 21 {
-		t.Errorf("%+v, want 21 accepted", counts)
+	if counts := b.counts(t); counts.Accepted != 24 {
+		t.Errorf("%+v, want 24 accepted", counts)
 	}
 }
 

@@ -79,7 +79,7 @@ func TestStopFinishesWhatIsInFlight(t *testing.T) {
 	rest.Close()
 	var got struct{ Message string }
 	(<-answer).into(t, &got)
-	if got.Message != "3 records have been queued for loading." {
+	if got.Message != "3 records have been queued for loading, 0 records failed." {
 		t.Errorf("message %q", got.Message)
 	}
 	if err := <-server.ended; err != nil {

@@ -61,9 +61,9 @@ func TestWireRequests(t *testing.T) {
 	b := newBench(t)
 	b.failing(t, 19)
 	queued := map[string]string{
-		"Compute":    "2 records have been queued for loading.",
-		"Storage":    "1 records have been queued for loading.",
-		"Adjustment": "1 records have been queued for loading.",
+		"Compute":    "2 records have been queued for loading, 0 records failed.",
+		"Storage":    "1 records have been queued for loading, 0 records failed.",
+		"Adjustment": "1 records have been queued for loading, 0 records failed.",
 	}
 	requests := wireRequests(t)
 	if len(requests) != 8 {

@@ -57,7 +57,7 @@ func (s *Service) Accept(ctx context.Context, who Caller, resources map[string]b
 		}
 		s.Wake()
 	}
-	answer.Message = amieusage.QueuedMessage(len(batch.Records))
+	answer.Message = amieusage.QueuedMessage(len(batch.Records), len(answer.FailedRecords))
 	return answer, nil
 }
 

@@ -208,7 +208,7 @@ func (m *storeModel) judgeItems(s *modelSite, t amieusage.UsageType, items []jso
 		}
 		batch = append(batch, modelRecord{Record: r, raw: raw, acceptedAt: m.now, keyID: s.who.KeyID})
 	}
-	answer.Message = amieusage.QueuedMessage(len(batch))
+	answer.Message = amieusage.QueuedMessage(len(batch), len(answer.FailedRecords))
 	return batch, answer
 }
 

@@ -27,7 +27,7 @@ func testAccept(m *storeModel) {
 
 	_, err := m.service.Accept(context.Background(), s.who, s.resources, []byte(`{"Records": []}`))
 	m.hasCode(err, amieusage.CodeInvalid)
-	m.equal("answer", &amieusage.SendResponse{Message: amieusage.QueuedMessage(0)}, m.accept(s, `{"UsageType": "compute", "Records": []}`))
+	m.equal("answer", &amieusage.SendResponse{Message: amieusage.QueuedMessage(0, 0)}, m.accept(s, `{"UsageType": "compute", "Records": []}`))
 }
 
 // accept sends a message of which the model has nothing.
