@@ -47,6 +47,9 @@ const (
 	HeaderAPIKey = "XA-API-KEY"
 	// HeaderRequestID names a request in the service's logs, on every answer.
 	HeaderRequestID = "X-Request-Id"
+	// HeaderService is "amieusage" on every answer of amieusage's own service,
+	// which lists all that it has loaded, with exact charges.
+	HeaderService = "Usage-Service"
 )
 
 // A UsageType says which kind of usage a record reports.

@@ -1,8 +1,11 @@
 package amieusage
 
 import (
+	"bytes"
+	"encoding/json"
 	"math"
 	"net/url"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -37,6 +40,13 @@ func (q LoadedQuery) Values() url.Values {
 		v.Set("Cursor", q.Cursor)
 	}
 	return v
+}
+
+// Selects reports whether the query is for the record, apart from pages. What a
+// record does not say is not held against it.
+func (q LoadedQuery) Selects(r LoadedRecord) bool {
+	return (q.LocalRecordID == "" || r.LocalRecordID == q.LocalRecordID) &&
+		(q.MinLoadedTime.IsZero() || r.LoadedTime.IsZero() || !r.LoadedTime.Before(q.MinLoadedTime))
 }
 
 // ParseLoadedQuery reads the parameters of GET {base}/usage/loaded. The error
@@ -134,16 +144,21 @@ func (l LoadedRecords) MarshalJSON() ([]byte, error) {
 }
 
 // UnmarshalJSON reads the list; one record that cannot be read is an error for
-// all.
+// all. The list may stand in an object, as its only list, and that in another
+// one: nobody has published what the live service answers.
 func (l *LoadedRecords) UnmarshalJSON(data []byte) error {
-	d := newReader(data, loose...)
+	list, err := unwrapped(data, 2)
+	if err != nil {
+		return err
+	}
+	d := newReader(list, loose...)
 	defer d.release()
 	*l = nil
 	if d.dec.PeekKind() != '[' {
 		return malformedLoaded("", "is not a list of loaded records")
 	}
-	d.src = string(data)
-	err := d.elements(func() error {
+	d.src = string(list)
+	err = d.elements(func() error {
 		r, err := d.loaded()
 		*l = append(*l, r)
 		return err
@@ -152,6 +167,43 @@ func (l *LoadedRecords) UnmarshalJSON(data []byte) error {
 		err = d.atEnd()
 	}
 	return err
+}
+
+// unwrapped returns the only list of objects in an object, or data where it is
+// none.
+func unwrapped(data []byte, depth int) ([]byte, error) {
+	data = bytes.TrimSpace(data)
+	if len(data) == 0 || data[0] != '{' || depth == 0 {
+		return data, nil
+	}
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(data, &members); err != nil {
+		return nil, malformedLoaded("", "is not JSON")
+	}
+	var lists, objects []json.RawMessage
+	for _, m := range members {
+		switch {
+		case m[0] == '[':
+			if rest := bytes.TrimSpace(m[1:]); rest[0] == '{' || rest[0] == ']' {
+				lists = append(lists, m)
+			}
+		case m[0] == '{':
+			objects = append(objects, m)
+		}
+	}
+	isEmpty := func(m json.RawMessage) bool { return bytes.TrimSpace(m[1:])[0] == ']' }
+	if len(lists) > 1 { // an empty one, such as of errors, is not meant beside another
+		if lists = slices.DeleteFunc(lists, isEmpty); len(lists) == 0 {
+			return []byte("[]"), nil
+		}
+	}
+	switch {
+	case len(lists) == 1:
+		return lists[0], nil
+	case len(lists) == 0 && len(objects) == 1:
+		return unwrapped(objects[0], depth-1)
+	}
+	return nil, malformedLoaded("", "does not hold one list of loaded records")
 }
 
 // loaded reads one loaded record. Members of other names are passed over.

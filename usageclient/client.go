@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/amieusage/amieusage"
@@ -26,7 +27,19 @@ type Client struct {
 	maxRecords int
 	compress   bool
 	validate   bool
+	met        *met
 }
+
+// met is what is known of the service by its answers.
+type met struct {
+	ours         atomic.Bool  // an answer was that of amieusage's own service
+	loadedParams atomic.Int32 // which parameters it takes for loaded records: a paramSet
+}
+
+// IsAmieusage reports whether an answer so far was that of amieusage's own
+// service, which lists all that it has loaded, with exact charges; what other
+// services list is known in part.
+func (c *Client) IsAmieusage() bool { return c.met.ours.Load() }
 
 // New returns a client for the site, which authenticates by the API key. The
 // service is [amieusage.DefaultURL] unless [WithBaseURL] names another. Nothing
@@ -72,6 +85,7 @@ func New(site, key string, opts ...Option) (*Client, error) {
 		maxRecords: s.maxRecords,
 		compress:   s.compress,
 		validate:   s.validate,
+		met:        new(met),
 	}, nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/amieusage/amieusage"
 )
@@ -21,9 +22,13 @@ const loadedPage = 10_000
 // and is its last element.
 //
 // Where the service gives a cursor, in the header Link: <…>; rel="next", the
-// pages follow it, and its absence ends them. Otherwise they are counted by
-// Offset and end with one that is shorter than Limit: then a record may come
-// twice or not at all when others are loaded meanwhile.
+// pages follow it, and its absence ends them. Services differ in the rest, and
+// nobody has published what they do: the list may stand in an object; pages may
+// be shorter than was asked for, and are counted by Offset up to an empty one, or
+// one that is the same again; parameters that are refused with status 400 are
+// left out; and what the query does not select is left out here as well. Where
+// pages are counted, a record may come twice or not at all when others are loaded
+// meanwhile.
 func (c *Client) Loaded(ctx context.Context, q amieusage.LoadedQuery) iter.Seq2[amieusage.LoadedRecord, error] {
 	if q.Limit == 0 {
 		q.Limit = loadedPage
@@ -33,32 +38,83 @@ func (c *Client) Loaded(ctx context.Context, q amieusage.LoadedQuery) iter.Seq2[
 	}
 }
 
+// A paramSet says which parameters are sent for loaded records.
+type paramSet int32
+
+const (
+	allParams  paramSet = iota
+	withoutMax          // without Limit
+	onlyPage            // only Limit and Offset
+	noParams
+)
+
+// values returns the parameters of a query that are in the set.
+func (p paramSet) values(q amieusage.LoadedQuery) url.Values {
+	switch p {
+	case withoutMax:
+		q.Limit = 0
+	case onlyPage:
+		q.MinLoadedTime, q.LocalRecordID = time.Time{}, ""
+	case noParams:
+		q = amieusage.LoadedQuery{}
+	}
+	return q.Values()
+}
+
+// loadedPageOf asks for a page. A service that refuses the parameters of the
+// first one, and does not say which in a code of its own, is asked with fewer.
+func (c *Client) loadedPageOf(ctx context.Context, q amieusage.LoadedQuery, first bool) (*request, *answer, error) {
+	for p := paramSet(c.met.loadedParams.Load()); ; p++ {
+		r := &request{method: http.MethodGet, path: "/usage/loaded", query: p.values(q)}
+		a, err := c.do(ctx, r)
+		e, ok := err.(*Error)
+		if ok && first && p < noParams && refusesParams(e) {
+			continue
+		}
+		if err == nil {
+			c.met.loadedParams.Store(int32(p))
+		}
+		return r, a, err
+	}
+}
+
+// refusesParams tells an answer by which a service may refuse parameters that it
+// does not know. One that says more in a code of its own means something else.
+func refusesParams(e *Error) bool {
+	return !e.coded && (e.Status == http.StatusBadRequest || e.Status == http.StatusUnprocessableEntity)
+}
+
 func (c *Client) eachLoaded(ctx context.Context, q amieusage.LoadedQuery, yield func(amieusage.LoadedRecord, error) bool) {
 	fail := func(err error) { yield(amieusage.LoadedRecord{}, err) }
-	var first amieusage.LoadedRecord // of the page before
-	for {
-		r := &request{method: http.MethodGet, path: "/usage/loaded", query: q.Values()}
-		a, err := c.do(ctx, r)
+	var before amieusage.LoadedRecords // the page before
+	for first := true; ; first = false {
+		r, a, err := c.loadedPageOf(ctx, q, first)
+		if e, ok := err.(*Error); ok && !first && q.Cursor == "" && refusesParams(e) {
+			c.log.WarnContext(ctx, "the service does not page its loaded records by Offset: only what it lists at once is known", "error", err)
+			return
+		}
 		if err != nil {
 			fail(err)
 			return
 		}
 		var page amieusage.LoadedRecords
-		if err := c.decode(r, a, '[', &page); err != nil {
+		if err := c.decode(r, a, 0, &page); err != nil {
 			fail(err)
 			return
 		}
 		if len(page) == 0 {
 			return
 		}
-		if page[0].AccountingDbRecordID == first.AccountingDbRecordID && page[0].Identity() == first.Identity() {
-			// A service that does not know the parameters would do so for ever.
-			fail(c.unusable(r, a, errors.New("it is the same page again")))
-			return
+		if len(before) > 0 && isSame(page[0], before[0]) && isSame(page[len(page)-1], before[len(before)-1]) {
+			if q.Cursor != "" || len(page) == q.Limit {
+				// There may be more, and it would go on so for ever.
+				fail(c.unusable(r, a, errors.New("it is the same page again")))
+			}
+			return // all of it is on the one page, whatever was asked for
 		}
-		first = page[0]
+		before = page
 		for _, record := range page {
-			if !yield(record, nil) {
+			if q.Selects(record) && !yield(record, nil) {
 				return
 			}
 		}
@@ -66,12 +122,16 @@ func (c *Client) eachLoaded(ctx context.Context, q amieusage.LoadedQuery, yield 
 		switch {
 		case cursor != "":
 			q.Cursor, q.Offset = cursor, 0
-		case q.Cursor != "" || len(page) < q.Limit:
+		case q.Cursor != "" || c.met.ours.Load() && len(page) < q.Limit || paramSet(c.met.loadedParams.Load()) == noParams:
 			return
 		default:
 			q.Offset += int64(len(page))
 		}
 	}
+}
+
+func isSame(a, b amieusage.LoadedRecord) bool {
+	return a.AccountingDbRecordID == b.AccountingDbRecordID && a.Identity() == b.Identity()
 }
 
 // nextPage returns the query of the link to the next page, or none. The rest of

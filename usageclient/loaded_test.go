@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -19,6 +21,9 @@ import (
 // loadedServer serves n loaded records in pages.
 func loadedServer(n int, cursors bool, requests *[]url.Values) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if cursors { // as amieusage's own service does
+			w.Header().Set(amieusage.HeaderService, "amieusage")
+		}
 		q, err := amieusage.ParseLoadedQuery(r.URL.Query())
 		*requests = append(*requests, r.URL.Query())
 		if err != nil {
@@ -72,7 +77,7 @@ func TestLoaded(t *testing.T) {
 				}
 			}
 			most := test.requests
-			if !cursors && test.n == 30 {
+			if !cursors && test.n != 0 && test.n != 10 { // pages are counted until one is empty
 				most++
 			}
 			if n != test.want || len(requests) != most {
@@ -111,7 +116,8 @@ func TestLoadedFails(t *testing.T) {
 		want    string
 	}{
 		{"error", &answerer{status: 403, body: `{"error": "no"}`}, 0, 0, "no"},
-		{"no list", &answerer{status: 200, body: `{"Records": []}`}, 0, 0, "not that of a Usage API"},
+		{"no list", &answerer{status: 200, body: `{"error": "try again"}`}, 0, 0, "not that of a Usage API"},
+		{"two lists", &answerer{status: 200, body: `{"a": [{"LocalRecordID": "1"}], "b": [{"LocalRecordID": "2"}]}`}, 0, 0, "one list"},
 		{"bad record", &answerer{status: 200, body: `[{"SubmitTime": "yesterday"}]`}, 0, 0, "not an ISO 8601 time"},
 		{"offsets ignored", &answerer{status: 200, body: one}, 1, 1, "the same page again"},
 		{"cursors in a circle", &answerer{status: 200, body: one, header: http.Header{"Link": {`<?Cursor=a>; rel=next`}}}, 5, 1, "the same page again"},
@@ -134,6 +140,82 @@ func TestLoadedFails(t *testing.T) {
 			}
 			if _, ok := errors.AsType[*Error](failure); !ok {
 				t.Errorf("error is %T", failure)
+			}
+		})
+	}
+}
+
+// Nobody has published how the live service lists what it has loaded: whatever it
+// does, all is listed, and what was not asked for is left out.
+func TestLoadedOfAnyService(t *testing.T) {
+	minTime := time.Date(2026, 10, 1, 12, 0, 0, 0, time.UTC)
+	var all []amieusage.LoadedRecord
+	for i := range 7 {
+		all = append(all, amieusage.LoadedRecord{LocalRecordID: fmt.Sprint(i), Resource: "rm", LoadedTime: minTime.Add(time.Duration(i-2) * time.Hour),
+			Charge: amieusage.ChargeOfMillionths(int64(i))})
+	}
+	only := func(allowed ...string) func(url.Values) bool {
+		return func(v url.Values) bool {
+			for name := range v {
+				if !slices.Contains(allowed, name) {
+					return false
+				}
+			}
+			return true
+		}
+	}
+	any := func(url.Values) bool { return true }
+	for _, test := range []struct {
+		name    string
+		capped  int // records in a page at most
+		offset  bool
+		takes   func(url.Values) bool
+		wrapped string
+	}{
+		{"list, parameters ignored", 100, false, any, "%s"},
+		{"envelope", 100, true, any, `{"Count": 7, "Errors": [], "LoadedRecords": %s}`},
+		{"envelope in another", 100, true, any, `{"status": "ok", "data": {"records": %s, "next": null}}`},
+		{"capped pages", 3, true, any, "%s"},
+		{"capped pages in an envelope", 2, true, any, `{"Results": %s}`},
+		{"no Limit", 3, true, only("Offset", "MinLoadedTime", "LocalRecordID"), "%s"},
+		{"no filters", 3, true, only("Offset", "Limit"), "%s"},
+		{"no parameters", 100, false, only(), "%s"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				v := r.URL.Query()
+				if !test.takes(v) {
+					w.WriteHeader(http.StatusBadRequest)
+					fmt.Fprint(w, `{"error": "unknown parameter"}`)
+					return
+				}
+				begin := 0
+				if test.offset && v.Has("Offset") {
+					begin, _ = strconv.Atoi(v.Get("Offset"))
+				}
+				begin = min(begin, len(all))
+				list, _ := json.Marshal(amieusage.LoadedRecords(all[begin:min(len(all), begin+test.capped)]))
+				fmt.Fprintf(w, test.wrapped, list)
+			}))
+			for _, q := range []amieusage.LoadedQuery{{}, {MinLoadedTime: minTime}, {LocalRecordID: "4"}} {
+				want, got := 0, 0
+				for _, r := range all {
+					if q.Selects(r) {
+						want++
+					}
+				}
+				for r, err := range c.Loaded(context.Background(), q) {
+					if err != nil {
+						t.Fatalf("%+v: %v", q, err)
+					}
+					if !q.Selects(r) {
+						t.Errorf("%+v: %v", q, r)
+					}
+					got++
+				}
+				if got != want {
+					t.Errorf("%+v: %d records, want %d", q, got, want)
+				}
 			}
 		})
 	}

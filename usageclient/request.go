@@ -171,6 +171,9 @@ func (c *Client) exchange(ctx context.Context, r *request) (*answer, *Error) {
 	}
 	defer resp.Body.Close()
 	a := &answer{status: resp.StatusCode, header: resp.Header}
+	if resp.Header.Get(amieusage.HeaderService) == "amieusage" {
+		c.met.ours.Store(true)
+	}
 	if isAnothers(resp.Header.Get(amieusage.HeaderRequestID), id) {
 		return nil, c.astray(r, a)
 	}
@@ -282,11 +285,11 @@ func parseRetryAfter(s string) time.Duration {
 	return 0
 }
 
-// decode reads the JSON of an answer, which begins with the opening character,
-// into v. The error is an *Error.
+// decode reads the JSON of an answer, which begins with the opening character (0:
+// any), into v. The error is an *Error.
 func (c *Client) decode(r *request, a *answer, opening byte, v any) error {
 	body := bytes.TrimSpace(a.body)
-	if len(body) == 0 || body[0] != opening {
+	if len(body) == 0 || opening != 0 && body[0] != opening {
 		return c.unusable(r, a, nil)
 	}
 	var err error

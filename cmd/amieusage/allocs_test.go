@@ -131,7 +131,7 @@ func TestAllocations(t *testing.T) {
 		{"enqueue it again", 1.1, "what is known of it", func() { _, err := queue.Enqueue(ctx, items, nil); check(err) }},
 		{"list an entry", 4.2, "the record, its text, its place", func() { _, err := queue.List(ctx, outbox.Filter{Limit: n}); check(err) }},
 		{"store that it was sent", 1.1, "what is known of it", func() { _, err := queue.Sent(ctx, deliveries); check(err) }},
-		{"confirm it", 1.1, "what is known of it", func() { _, err := queue.Loaded(ctx, loaded); check(err) }},
+		{"confirm it", 1.1, "what is known of it", func() { _, err := queue.Loaded(ctx, loaded, 0); check(err) }},
 	} {
 		if got := allocations(path.work) / n; got > path.most {
 			t.Errorf("%s: %.2f allocations, at most %g (%s)", path.name, got, path.most, path.why)

@@ -33,6 +33,7 @@ func (p *program) recordsCommand() *cobra.Command {
   held       not sent until it is released
   dropped    not sent any more
   waiting    to be sent when the job's record on another resource is at 0
+  accepted   accepted by a service that cannot say whether it is loaded
 
 What a person decides stands: neither the accounting, nor site.yaml, nor a
 restore overrules it. Each decision is kept with its comment, its time and who
@@ -92,7 +93,7 @@ type recordFilter struct {
 }
 
 func (f *recordFilter) add(cmd *cobra.Command) {
-	cmd.Flags().StringSliceVar(&f.states, "state", nil, "only records in these states: pending, queued, loaded, failed, rejected, held, dropped, waiting; or bad, for rows that could not be used")
+	cmd.Flags().StringSliceVar(&f.states, "state", nil, "only records in these states: pending, queued, loaded, failed, rejected, held, dropped, waiting, accepted; or bad, for rows that could not be used")
 	names := []string{badState}
 	for _, state := range outbox.States {
 		names = append(names, string(state))

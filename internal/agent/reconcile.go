@@ -205,7 +205,10 @@ func (r *reconciling) search(ctx context.Context) error {
 
 func (r *reconciling) loaded(ctx context.Context, q amieusage.LoadedQuery) iter.Seq2[outbox.Side, error] {
 	return func(yield func(outbox.Side, error) bool) {
+		var shown decimals
 		for record, err := range r.Client.Loaded(ctx, q) {
+			shown.see(record.Charge)
+			r.Within = shown.within(r.Client)
 			s := outbox.Side{Identity: record.Identity(), Source: outbox.FromLoaded}
 			if err == nil {
 				s.InPeriod = s.Identity.UsageType == amieusage.Compute && r.period.holds(record.SubmitTime)

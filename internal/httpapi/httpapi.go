@@ -196,6 +196,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, e endpoint) {
 	header.Set("Cache-Control", "no-store")
 	header.Set("X-Content-Type-Options", "nosniff")
 	header.Set(amieusage.HeaderRequestID, x.id)
+	header.Set(amieusage.HeaderService, "amieusage")
 	w.WriteHeader(a.status)
 	_, writeErr := w.Write(a.body)
 	failpoint.Hit(r.Method, "answered")

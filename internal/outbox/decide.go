@@ -79,7 +79,7 @@ func (e *Entry) Version() Version { return Version{e.Revision, e.State, e.Left} 
 // was loaded, or is on its way, or was sent with an outcome that nobody knows.
 func (e *Entry) MayBeCharged() bool {
 	switch e.State {
-	case Loaded, Queued:
+	case Loaded, Queued, Accepted:
 		return true
 	case Failed, Rejected:
 		return !e.LoadedAt.IsZero() || e.Revision > 1

@@ -73,7 +73,7 @@ func Drop(e Entry, withdraw bool, note Note) Write {
 	}
 	w.Entry.Decision = DecidedDrop
 	switch e.State {
-	case Loaded, Queued:
+	case Loaded, Queued, Accepted:
 	default:
 		w.Entry.State = Dropped
 	}

@@ -40,10 +40,11 @@ const (
 	Held     State = "held"     // not sent until it is released
 	Dropped  State = "dropped"  // not sent any more
 	Waiting  State = "waiting"  // to be sent when another entry is confirmed
+	Accepted State = "accepted" // accepted by a service that cannot say whether it is loaded
 )
 
 // States lists all states.
-var States = []State{Pending, Queued, Loaded, Failed, Rejected, Held, Dropped, Waiting}
+var States = []State{Pending, Queued, Loaded, Failed, Rejected, Held, Dropped, Waiting, Accepted}
 
 // ParseState reads a state's name. The error is a [*amieusage.Error] with
 // [amieusage.CodeInvalid].

@@ -80,15 +80,18 @@ func (p *Progress) Sent(d Delivery, now time.Time) bool {
 // early, which [Progress.Fail] overrules where it was wrong; a failed entry it
 // would falsely clear for good, so later revisions of failed entries wait for
 // a retry.
-func (p *Progress) Confirm(r amieusage.LoadedRecord) bool {
+//
+// Services that round what they list show another charge, which is at most within
+// apart, in millionths; 0: the charges are equal.
+func (p *Progress) Confirm(r amieusage.LoadedRecord, within int64) bool {
 	charge, err := r.Charge.Millionths()
-	if err != nil || charge != p.Charge {
+	if err != nil || distance(charge, p.Charge) > within {
 		return false
 	}
 	after := p.LoadedAt.IsZero() || r.LoadedTime.After(p.LoadedAt)
 	switch p.State {
-	case Queued:
-		if !after && p.LoadedDigest != p.Digest && p.LoadedCharge == p.Charge {
+	case Queued, Accepted:
+		if !after && p.LoadedDigest != p.Digest && distance(p.LoadedCharge, p.Charge) <= within {
 			return false
 		}
 	case Failed:
@@ -103,9 +106,12 @@ func (p *Progress) Confirm(r amieusage.LoadedRecord) bool {
 	return true
 }
 
+// distance returns how far two charges are apart. Neither is negative.
+func distance(a, b int64) int64 { return max(a-b, b-a) }
+
 // Fail takes in a failed record of the same identity: where its content is
-// equal and its FailedRecordID is new, a queued, loaded or failed entry is
-// failed. A pending or rejected one only remembers it: it is to be sent again
+// equal and its FailedRecordID is new, a queued, accepted, loaded or failed entry
+// is failed. A pending or rejected one only remembers it: it is to be sent again
 // whatever became of the sends before.
 //
 // A failure overrules a confirmation. So of one look at the service, the
@@ -117,7 +123,7 @@ func (p *Progress) Fail(f amieusage.FailedRecord) bool {
 	}
 	p.FailedRecordID = f.FailedRecordID
 	switch p.State {
-	case Queued, Loaded, Failed:
+	case Queued, Loaded, Failed, Accepted:
 		p.State, p.Reason = Failed, f.Error
 	}
 	return true

@@ -116,7 +116,7 @@ func TestProgress(t *testing.T) {
 		return func(p *outbox.Progress) bool { return p.Sent(outbox.Delivery{Revision: n}, siteTime) }
 	}
 	loaded := func(r amieusage.Record, n int) func(p *outbox.Progress) bool {
-		return func(p *outbox.Progress) bool { return p.Confirm(loadedRecord(r, at(n))) }
+		return func(p *outbox.Progress) bool { return p.Confirm(loadedRecord(r, at(n)), 0) }
 	}
 	failed := func(r amieusage.Record, id int64) func(p *outbox.Progress) bool {
 		return func(p *outbox.Progress) bool { return p.Fail(failedRecord(r, id, "unknown user")) }
@@ -146,7 +146,7 @@ func TestProgress(t *testing.T) {
 		},
 		"a loaded record without a time": {
 			{"sent", accepted, true, outbox.Queued},
-			{"loaded", func(p *outbox.Progress) bool { return p.Confirm(loadedRecord(a, time.Time{})) }, true, outbox.Loaded},
+			{"loaded", func(p *outbox.Progress) bool { return p.Confirm(loadedRecord(a, time.Time{}), 0) }, true, outbox.Loaded},
 		},
 		"rejected, corrected": {
 			{"sent", rejected, true, outbox.Rejected},

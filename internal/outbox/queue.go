@@ -106,8 +106,9 @@ type Queue interface {
 
 	// Loaded takes in loaded records as the service lists them, by
 	// [Progress.Confirm], and returns how many entries became loaded. Records
-	// without an entry are left out.
-	Loaded(ctx context.Context, records []amieusage.LoadedRecord) (int, error)
+	// without an entry are left out. One without a usage type is that of the entry
+	// with what it has.
+	Loaded(ctx context.Context, records []amieusage.LoadedRecord, within int64) (int, error)
 
 	// Failed takes in failed records as the service lists them, by
 	// [Progress.Fail], and returns how many entries failed by them. Records

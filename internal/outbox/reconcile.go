@@ -109,6 +109,9 @@ type Reconciling struct {
 	Reports func(resource string) bool
 	// Listed says that the service lists what it has loaded.
 	Listed bool
+	// Within is how far apart, in millionths, the service's charges may be from the
+	// site's, where it rounds what it lists.
+	Within int64
 	// Incomplete says that the accounting cannot be all there is: then nothing is
 	// to be given back for what it lacks.
 	Incomplete bool
@@ -168,14 +171,16 @@ func (r *Reconciling) Difference(c *Compared) *Difference {
 			text = "the accounting has another charge"
 		}
 		return &Difference{Different, text, "amieusage report, with --since or --from-file, sends it as a correction"}
-	case o.State != Loaded:
+	case o.State == Accepted && c.Failed == nil && (c.Loaded == nil || distance(c.Loaded.Charge, o.Charge) <= r.Within):
+		return nil
+	case o.State != Loaded && o.State != Accepted:
 		return unfinished(o, c.Failed)
 	case c.Failed != nil:
 		return &Difference{DifferenceKind(Failed), "the service could not load it: " + c.Failed.Reason,
 			"amieusage confirm takes it in; then amieusage failed list"}
 	case r.Listed && c.Loaded == nil:
 		return &Difference{Missing, "the outbox says that it is loaded, and the service does not have it", retry(o)}
-	case r.Listed && c.Loaded.Charge != o.Charge:
+	case r.Listed && distance(c.Loaded.Charge, o.Charge) > r.Within:
 		return &Difference{Different, "the service has another charge",
 			retry(o) + "; where that changes nothing, its operator runs amieusage admin verify"}
 	}

@@ -89,7 +89,7 @@ func (s *site) look(meanwhile int) {
 		s.load()
 	}
 	if loaded != nil {
-		s.entry.Confirm(loadedRecord(loaded, loadedAt))
+		s.entry.Confirm(loadedRecord(loaded, loadedAt), 0)
 	}
 	for _, f := range s.failed {
 		s.entry.Fail(f)

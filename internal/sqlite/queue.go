@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
 	"zombiezen.com/go/sqlite"
 	"zombiezen.com/go/sqlite/sqlitex"
@@ -197,29 +198,52 @@ func (q *Outbox) Sent(ctx context.Context, deliveries []outbox.Delivery) (int, e
 }
 
 // Loaded takes in loaded records.
-func (q *Outbox) Loaded(ctx context.Context, records []amieusage.LoadedRecord) (int, error) {
+func (q *Outbox) Loaded(ctx context.Context, records []amieusage.LoadedRecord, within int64) (int, error) {
 	return q.change(ctx, "take loaded", func(tx *queueTransaction) (loaded int, err error) {
+		waiting, err := number(tx.conn, `SELECT EXISTS (SELECT 1 FROM entries WHERE waits_for <> 0)`)
+		if err != nil {
+			return 0, err
+		}
 		for _, r := range records {
-			row, ok, err := tx.find(r.Identity())
+			id := r.Identity()
+			confirmed, err := tx.confirm(id, r, within)
+			if err == nil && confirmed == 0 && r.UsageType == "" {
+				id.UsageType = amieusage.Storage
+				confirmed, err = tx.confirm(id, r, within)
+				if err == nil && confirmed == 0 {
+					id.UsageType, id.KeyTime = amieusage.Adjustment, time.Time{}
+					confirmed, err = tx.confirm(id, r, within)
+				}
+			}
 			if err != nil {
 				return 0, err
 			}
-			if !ok || !storableTime(r.LoadedTime) {
+			if confirmed == 0 {
 				continue
 			}
-			changed, err := tx.apply(&row, func(p *outbox.Progress) bool { return p.Confirm(r) })
-			if err != nil {
-				return 0, err
-			}
-			if changed {
-				loaded++
-				if err := tx.releaseWaiting(row.id); err != nil {
+			loaded++
+			if waiting != 0 {
+				if err := tx.releaseWaiting(confirmed); err != nil {
 					return 0, err
 				}
 			}
 		}
 		return loaded, nil
 	})
+}
+
+// confirm takes in a loaded record for the entry of an identity, and returns the
+// entry where it is loaded now.
+func (tx *queueTransaction) confirm(id amieusage.Identity, r amieusage.LoadedRecord, within int64) (outbox.ID, error) {
+	row, ok, err := tx.find(id)
+	if err != nil || !ok || !storableTime(r.LoadedTime) {
+		return 0, err
+	}
+	changed, err := tx.apply(&row, func(p *outbox.Progress) bool { return p.Confirm(r, within) })
+	if err != nil || !changed {
+		return 0, err
+	}
+	return row.id, nil
 }
 
 // Failed takes in failed records.

@@ -138,6 +138,9 @@ func (q *Outbox) Apply(ctx context.Context, writes []outbox.Write, cursor *outbo
 			} else {
 				ids[i], err = w.ID, tx.rewrite(&w)
 			}
+			if err == nil && w.Entry.State == outbox.Accepted {
+				err = tx.releaseWaiting(w.ID) // it cannot be confirmed any better
+			}
 			if err == nil && w.Note != nil {
 				err = tx.note(ids[i], &w, now)
 			}

@@ -58,7 +58,7 @@ func BenchmarkOutbox(b *testing.B) {
 			loaded[i] = amieusage.LoadedRecord{UsageType: id.UsageType, LocalRecordID: id.LocalRecordID, Resource: id.Resource,
 				SubmitTime: id.KeyTime, LoadedTime: id.KeyTime, Charge: item.Record.Common().Charge}
 		}
-		n, err := q.Loaded(ctx, loaded)
+		n, err := q.Loaded(ctx, loaded, 0)
 		return all(n, from, to, err)
 	})
 }

@@ -15,7 +15,8 @@ import (
 )
 
 // states are the states by their numbers in the file.
-var states = []outbox.State{outbox.Failed, outbox.Loaded, outbox.Pending, outbox.Queued, outbox.Rejected, outbox.Held, outbox.Dropped, outbox.Waiting}
+var states = []outbox.State{outbox.Failed, outbox.Loaded, outbox.Pending, outbox.Queued, outbox.Rejected, outbox.Held, outbox.Dropped, outbox.Waiting,
+	outbox.Accepted}
 
 func stateNumber(state outbox.State) int64 { return int64(slices.Index(states, state)) }
 

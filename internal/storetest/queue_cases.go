@@ -63,7 +63,7 @@ func testEnqueueNothing(q *queueTest) {
 	q.enqueue(items...)
 	q.count(4)(q.Sent(ctx, []outbox.Delivery{{ID: 2, Revision: 1}, {ID: 3, Revision: 1}, {ID: 4, Revision: 1},
 		{ID: 5, Revision: 1, Rejected: true, Reason: "unknown resource"}}))
-	q.count(1)(q.Loaded(ctx, []amieusage.LoadedRecord{queueLoaded(items[2].Record, queueEpoch)}))
+	q.count(1)(q.Loaded(ctx, []amieusage.LoadedRecord{queueLoaded(items[2].Record, queueEpoch)}, 0))
 	q.count(1)(q.Failed(ctx, []amieusage.FailedRecord{queueFailed(items[3].Record, 7, "unknown user")}))
 	q.states(outbox.Pending, outbox.Queued, outbox.Loaded, outbox.Failed, outbox.Rejected)
 	q.unchanged(func() {

@@ -43,7 +43,7 @@ func testQueueLoaded(q *queueTest) {
 	for _, o := range q.enqueue(outbox.Item{Record: job}, outbox.Item{Record: storage}, outbox.Item{Record: refund}, outbox.Item{Record: other}) {
 		sent = append(sent, outbox.Delivery{ID: o.ID, Revision: 1})
 	}
-	q.count(0)(q.Loaded(ctx, []amieusage.LoadedRecord{queueLoaded(job, queueEpoch)})) // pending
+	q.count(0)(q.Loaded(ctx, []amieusage.LoadedRecord{queueLoaded(job, queueEpoch)}, 0)) // pending
 	q.count(4)(q.Sent(ctx, sent))
 
 	at := time.Date(2031, 1, 1, 0, 0, 0, 123456789, time.FixedZone("", 3600))
@@ -56,9 +56,9 @@ func testQueueLoaded(q *queueTest) {
 		q.count(0)(q.Loaded(ctx, []amieusage.LoadedRecord{
 			{}, wild, wildKey, queueLoaded(queueJob("3", queueBulk, "10"), at), queueLoaded(queueJob("2", "elsewhere", "10"), at),
 			queueLoaded(queueJob("2", queueBulk, "11"), at),
-		}))
+		}, 0))
 	})
-	q.count(3)(q.Loaded(ctx, []amieusage.LoadedRecord{unnamed, queueLoaded(storage, at), queueLoaded(refund, at), queueLoaded(job, at)}))
+	q.count(3)(q.Loaded(ctx, []amieusage.LoadedRecord{unnamed, queueLoaded(storage, at), queueLoaded(refund, at), queueLoaded(job, at)}, 0))
 	q.states(outbox.Loaded, outbox.Loaded, outbox.Loaded, outbox.Queued)
 	if e := q.get(1); !e.LoadedAt.Equal(at) {
 		q.t.Errorf("loaded at %v, want %v", e.LoadedAt, at)
@@ -70,8 +70,8 @@ func testQueueLoaded(q *queueTest) {
 	q.enqueue(outbox.Item{Record: job})
 	q.count(1)(q.Sent(ctx, []outbox.Delivery{{ID: 1, Revision: 2}}))
 	q.reopen()
-	q.count(0)(q.Loaded(ctx, []amieusage.LoadedRecord{queueLoaded(job, at)}))
-	q.count(1)(q.Loaded(ctx, []amieusage.LoadedRecord{queueLoaded(job, at.Add(time.Nanosecond))}))
+	q.count(0)(q.Loaded(ctx, []amieusage.LoadedRecord{queueLoaded(job, at)}, 0))
+	q.count(1)(q.Loaded(ctx, []amieusage.LoadedRecord{queueLoaded(job, at.Add(time.Nanosecond))}, 0))
 }
 
 func testQueueFailed(q *queueTest) {
@@ -105,7 +105,7 @@ func testRetry(q *queueTest) {
 	ctx := context.Background()
 	q.enqueue(queueItem("1", queueBulk, "10"), queueItem("2", queueBulk, "10"), queueItem("3", queueBulk, "10"), queueItem("4", queueBulk, "10"))
 	q.count(3)(q.Sent(ctx, []outbox.Delivery{{ID: 1, Revision: 1}, {ID: 2, Revision: 1, Rejected: true, Reason: "no"}, {ID: 3, Revision: 1}}))
-	q.count(1)(q.Loaded(ctx, []amieusage.LoadedRecord{queueLoaded(queueJob("3", queueBulk, "10"), queueEpoch)}))
+	q.count(1)(q.Loaded(ctx, []amieusage.LoadedRecord{queueLoaded(queueJob("3", queueBulk, "10"), queueEpoch)}, 0))
 	q.states(outbox.Queued, outbox.Rejected, outbox.Loaded, outbox.Pending)
 	q.unchanged(func() {
 		q.count(0)(q.Retry(ctx, outbox.Selection{}))
@@ -147,7 +147,7 @@ func testQueueList(q *queueTest) {
 	}
 	q.enqueue(items...)
 	q.count(9)(q.Sent(ctx, sent))
-	q.count(3)(q.Loaded(ctx, loaded))
+	q.count(3)(q.Loaded(ctx, loaded, 0))
 	for _, c := range []struct {
 		what   string
 		filter outbox.Filter

@@ -210,10 +210,10 @@ func (m *queueModel) takeLoaded(rt *rapid.T) {
 		at := m.service.Add(-time.Duration(rapid.IntRange(0, 3).Draw(rt, "earlier")) * time.Second)
 		records = append(records, queueLoaded(m.item(rt).Record, at))
 	}
-	n, err := m.Loaded(context.Background(), records)
+	n, err := m.Loaded(context.Background(), records, 0)
 	m.check(err)
 	for _, r := range records {
-		if e := m.find(r.Identity()); e != nil && e.Confirm(r) {
+		if e := m.find(r.Identity()); e != nil && e.Confirm(r, 0) {
 			n--
 		}
 	}

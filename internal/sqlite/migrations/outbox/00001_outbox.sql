@@ -1,7 +1,7 @@
 -- Times are nanoseconds since 1970 in UTC, 0 where there is none; charges are
 -- millionths of a unit. States are numbers: 0 failed, 1 loaded, 2 pending,
--- 3 queued, 4 rejected, 5 held, 6 dropped, 7 waiting. Decisions are: 0 none,
--- 1 limit, 2 hold, 3 drop, 4 set,
+-- 3 queued, 4 rejected, 5 held, 6 dropped, 7 waiting, 8 accepted.
+-- Decisions are: 0 none, 1 limit, 2 hold, 3 drop, 4 set,
 -- 5 release, 6 not tracked, 7 at service.
 
 -- +goose Up
@@ -26,7 +26,7 @@ CREATE TABLE entries (
     usage_type       INTEGER NOT NULL,
     local_record_id  TEXT NOT NULL,
     key_time         INTEGER NOT NULL,
-    state            INTEGER NOT NULL CHECK (state BETWEEN 0 AND 7),
+    state            INTEGER NOT NULL CHECK (state BETWEEN 0 AND 8),
     reason           TEXT NOT NULL DEFAULT '',
     revision         INTEGER NOT NULL,
     digest           BLOB NOT NULL,
