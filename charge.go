@@ -60,6 +60,16 @@ func ParseCharge(s string) (Charge, error) {
 	return Charge{s}, nil
 }
 
+// MustParseCharge is [ParseCharge] for literals: it panics where the text is no
+// charge.
+func MustParseCharge(s string) Charge {
+	c, err := ParseCharge(s)
+	if err != nil {
+		panic("amieusage.MustParseCharge: " + err.Error())
+	}
+	return c
+}
+
 // isPlainDecimal accepts what nearly every charge looks like: digits, and
 // perhaps a point between digits.
 func isPlainDecimal(s string) bool {

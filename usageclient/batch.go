@@ -58,9 +58,13 @@ func (b *batch) refuse(it item) {
 
 // halves parts a batch of at least two records that are sent; each half has at
 // least one of them.
-func (b *batch) halves() (left, right *batch) {
+func (b *batch) halves() (left, right *batch) { return b.part(b.records / 2) }
+
+// part parts a batch behind the nth of its records that are sent, which is not
+// the last of them.
+func (b *batch) part(n int) (left, right *batch) {
 	k, records := 0, 0
-	for records < b.records/2 {
+	for records < n {
 		if b.items[k].refusal == nil {
 			records++
 		}

@@ -34,7 +34,17 @@ type Client struct {
 type met struct {
 	ours         atomic.Bool  // an answer was that of amieusage's own service
 	loadedParams atomic.Int32 // which parameters it takes for loaded records: a paramSet
+	bytes        atomic.Int64 // the size of a request that it has been found to want; 0: the client's own limit
 }
+
+// RequestBytes returns the size of a send that the service has been found to
+// want, in bytes; 0: it has taken all that was sent. A program keeps it for
+// [Client.SetRequestBytes] when it runs again.
+func (c *Client) RequestBytes() int { return int(c.met.bytes.Load()) }
+
+// SetRequestBytes makes sends of at most so many bytes from now on, until the
+// service is found to want less; [WithMaxRequestBytes] still limits them.
+func (c *Client) SetRequestBytes(n int) { c.met.bytes.Store(int64(max(n, 0))) }
 
 // IsAmieusage reports whether an answer so far was that of amieusage's own
 // service, which lists all that it has loaded, with exact charges; what other

@@ -17,6 +17,11 @@ import (
 // by which networks answer in place of a service: 511 and 520 to 530.
 var ErrUnavailable = errors.New("usageclient: the service cannot be reached, or cannot serve now")
 
+// ErrRecord is what errors.Is finds in the error of a record that the service
+// fails at, or does not answer, while it accepts others: it cannot be sent as it
+// is, and nothing is said against it.
+var ErrRecord = errors.New("usageclient: the service fails at this record alone")
+
 // An Error says which request failed, and why. No part of it holds the API key.
 //
 // errors.As also finds an [*amieusage.Error] of the same code in it, and

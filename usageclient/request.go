@@ -42,6 +42,7 @@ type request struct {
 	query  url.Values
 	body   []byte // JSON, not changed any more; nil: none
 	gzip   bool   // body is compressed
+	once   bool   // it is not tried again
 }
 
 // An answer is what the service answered, read to its end.
@@ -77,9 +78,13 @@ func (c *Client) do(ctx context.Context, r *request) (*answer, error) {
 		}
 		return nil, err
 	}
+	tries := c.retry.MaxAttempts
+	if r.once {
+		tries = 1
+	}
 	a, err := backoff.Retry(ctx, attempt,
 		backoff.WithBackOff(delays),
-		backoff.WithMaxTries(uint(c.retry.MaxAttempts)),
+		backoff.WithMaxTries(uint(tries)),
 		backoff.WithMaxElapsedTime(c.retry.MaxElapsed),
 		backoff.WithNotify(func(_ error, delay time.Duration) {
 			c.log.WarnContext(ctx, "usage request is tried again",

@@ -143,11 +143,15 @@ func (c *Client) SendMessage(ctx context.Context, m *amieusage.Message) (*SendRe
 // returned, and what was not reported by then was not sent. Where the sequence
 // yields an error, the records before it are sent and the error is returned.
 //
-// A request that the service refuses as a whole (400, 409, 422) or fails at
-// (500) leaves its records unsent, and the stream goes on; after three in a row
-// it ends. It also ends on any other error, such as a wrong key or a service
-// that cannot be reached in spite of all retries, since the next request would
-// fare no better. The error returned is the first one.
+// A request that the service refuses as a whole (400, 409, 422), fails at (500),
+// or does not answer in spite of all retries, is sent again in halves, once its
+// first or its second record was accepted alone: what the service cannot take may
+// be its size, or one record. That one is left unsent, with an error in which
+// errors.Is finds [ErrRecord], and the stream goes on. Where neither record is
+// accepted, all are left unsent; after three such requests in a row the stream
+// ends. It also ends on any other error, such as a wrong key or a service that
+// cannot be reached, since the next request would fare no better. The error
+// returned is the first one, but for ErrRecord if there is another.
 //
 // A request that the service finds too large is halved and sent again, and
 // later ones are kept below the size that was too large.
@@ -174,9 +178,24 @@ func (c *Client) SendStream(ctx context.Context, records iter.Seq2[amieusage.Rec
 	return s.first
 }
 
-// post sends the message of a batch.
-func (c *Client) post(ctx context.Context, b *batch) (*amieusage.SendResponse, error) {
-	r := &request{method: http.MethodPost, path: "/usage/", body: b.message()}
+// SendOnce sends one record in a request of its own, which is not tried again.
+// The error is that of [Client.Send].
+func (c *Client) SendOnce(ctx context.Context, record amieusage.Record) (Outcome, error) {
+	var outcome Outcome
+	s := c.newStream(ctx, func(part *SendResult) error {
+		outcome = part.Outcomes[0]
+		return nil
+	})
+	s.apart = true
+	// The errors are those of the function above, which has none.
+	_ = s.add(0, record)
+	_ = s.flush()
+	return outcome, s.first
+}
+
+// post sends the message of a batch; once: it is not tried again.
+func (c *Client) post(ctx context.Context, b *batch, once bool) (*amieusage.SendResponse, error) {
+	r := &request{method: http.MethodPost, path: "/usage/", body: b.message(), once: once}
 	if c.compress {
 		var zipped bytes.Buffer
 		w := gzip.NewWriter(&zipped)

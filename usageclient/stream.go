@@ -3,6 +3,7 @@ package usageclient
 import (
 	"cmp"
 	"context"
+	"errors"
 	"maps"
 	"net/http"
 	"regexp"
@@ -29,24 +30,38 @@ type stream struct {
 	limit int
 	// fitBytes and fitRecords are the largest accepted so far.
 	fitBytes, fitRecords int
+	apart                bool  // requests are not tried again, as the service takes others
+	alone                int   // records that the service fails at
+	inRow                int   // requests in a row that failed while apart
 	failed               int   // requests refused as a whole, in a row
 	first                error // the first error that left a record unsent
 	ended                error // why nothing is sent any more, or nil
 }
 
 func (c *Client) newStream(ctx context.Context, report func(*SendResult) error) *stream {
-	return &stream{
+	s := &stream{
 		Client: c,
 		ctx:    ctx,
 		report: report,
 		open:   make(map[amieusage.UsageType]*batch),
 		limit:  c.maxBytes,
 	}
+	if n := c.RequestBytes(); n > 0 {
+		s.limit = min(n, s.limit)
+	}
+	return s
 }
 
-// note keeps the first error.
+// learn keeps the size of a request that the service wants.
+func (s *stream) learn(limit int) {
+	s.limit = limit
+	s.SetRequestBytes(limit)
+}
+
+// note keeps the first error, but for those of single records if there is
+// another.
 func (s *stream) note(err error) {
-	if s.first == nil {
+	if s.first == nil || errors.Is(s.first, ErrRecord) && !errors.Is(err, ErrRecord) {
 		s.first = err
 	}
 }
@@ -127,7 +142,7 @@ func (s *stream) deliver(b *batch) error {
 	case b.records > 1 && b.size() > s.limit:
 		return s.deliverBoth(b.halves())
 	}
-	response, err := s.post(s.ctx, b)
+	response, err := s.post(s.ctx, b, s.apart)
 	if err == nil {
 		result, exact := b.judged(response.FailedRecords, s.redact)
 		if !exact {
@@ -135,7 +150,7 @@ func (s *stream) deliver(b *batch) error {
 				"records", b.records, "refused", len(response.FailedRecords))
 			return s.deliverBoth(b.halves())
 		}
-		s.failed = 0
+		s.failed, s.inRow = 0, 0
 		s.fitBytes, s.fitRecords = max(s.fitBytes, b.size()), max(s.fitRecords, b.records)
 		return s.report(result)
 	}
@@ -143,12 +158,28 @@ func (s *stream) deliver(b *batch) error {
 	switch {
 	case ok && s.isTooLarge(e, b) && b.records > 1:
 		left, right := b.halves()
-		s.limit = max(left.size(), right.size())
+		s.learn(max(left.size(), right.size()))
 		s.log.WarnContext(s.ctx, "usage request is split: the service finds it too large",
 			"error", e.Error(), "records", b.records, "bytes", b.size(), "limit", s.limit)
 		return s.deliverBoth(left, right)
 	case ok && s.isTooLarge(e, b):
 		return s.report(b.result(Refused, tooLarge("the record is too large for the service", err)))
+	}
+	if ok && s.ctx.Err() == nil && mayBeParted(e) {
+		switch {
+		case s.apart && s.isOutage(e):
+		case s.apart && b.records > 1:
+			return s.deliverBoth(b.halves())
+		case s.apart:
+			s.alone++
+			err = &recordError{err}
+			s.note(err)
+			return s.report(b.result(Unsent, err))
+		case b.records > 1:
+			if parted, err := s.deliverParted(b); parted || err != nil {
+				return err
+			}
+		}
 	}
 	s.note(err)
 	s.failed++
@@ -163,6 +194,85 @@ func (s *stream) deliverBoth(left, right *batch) error {
 		return err
 	}
 	return s.deliver(right)
+}
+
+// A recordError is the failure of a service at one record.
+type recordError struct{ err error }
+
+func (e *recordError) Error() string { return ErrRecord.Error() + ": " + e.err.Error() }
+
+func (e *recordError) Is(target error) bool { return target == ErrRecord }
+
+// As gives the failure of the request. What that is otherwise, such as
+// ErrUnavailable, is not true of the service.
+func (e *recordError) As(target any) bool {
+	failure, ok := target.(**Error)
+	return ok && errors.As(e.err, failure)
+}
+
+// mayBeParted reports whether a service that fails at a request may still take
+// its parts. One that says in a code of its own what is wrong means all of it.
+func mayBeParted(e *Error) bool {
+	return !e.coded && (concernsRequestAlone(e) || e.Status == 0 && e.retry || e.Status == http.StatusGatewayTimeout)
+}
+
+// deliverParted sends a request at which the service has failed in parts, if it
+// accepts the first of its records, or the second one, alone. Otherwise it is the
+// service that fails, and nothing is reported.
+func (s *stream) deliverParted(b *batch) (parted bool, err error) {
+	s.apart, s.inRow = true, 0
+	defer func() { s.apart = false }()
+	first, rest := b.part(1)
+	var failure error // of the first one, where the second one is accepted
+	response, err := s.post(s.ctx, first, true)
+	if err != nil {
+		failure = &recordError{err}
+		second, others := rest, (*batch)(nil)
+		if rest.records > 1 {
+			second, others = rest.part(1)
+		}
+		if response, err = s.post(s.ctx, second, true); err == nil {
+			s.alone++
+			s.note(failure)
+			if err := s.report(first.result(Unsent, failure)); err != nil {
+				return true, err
+			}
+			first, rest = second, others
+		}
+	}
+	if err != nil {
+		return false, nil
+	}
+	s.log.WarnContext(s.ctx, "usage request is split: the service takes a record of it alone, and fails at all of them together",
+		"records", b.records, "bytes", b.size())
+	result, _ := first.judged(response.FailedRecords, s.redact) // it is one record
+	if err := s.report(result); err != nil {
+		return true, err
+	}
+	s.failed = 0
+	if rest == nil {
+		return true, nil
+	}
+	alone, fit := s.alone, s.fitBytes
+	s.fitBytes = first.size()
+	err = s.deliver(rest)
+	if s.alone == alone && failure == nil && s.fitBytes < rest.size() {
+		s.learn(s.fitBytes) // nothing is wrong with any of them: it was the size
+	}
+	s.fitBytes = max(s.fitBytes, fit)
+	return true, err
+}
+
+// isOutage counts a failure while apart, and reports whether the service has come
+// to fail at everything. One record that it fails at is reached in as many
+// failures as the request can be halved.
+func (s *stream) isOutage(e *Error) bool {
+	const halvings, neighbours = 16, 16
+	s.inRow++
+	if e.Status == 0 {
+		return s.inRow > halvings
+	}
+	return s.inRow > halvings+neighbours
 }
 
 // concernsRequestAlone reports whether the service, having failed at one

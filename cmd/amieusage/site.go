@@ -238,6 +238,7 @@ func (s *siteCommand) printSummary(sum *agent.Summary) error {
 		note string
 	}{
 		{"accepted", sum.Outbox[outbox.Accepted], "this service cannot confirm them"},
+		{"not sent", sum.Unsendable, "the service fails at them alone: they stay pending, and each is tried once a run"},
 		{"held", sum.Outbox[outbox.Held], "see: amieusage records list --state held"},
 		{"at service", sum.AtService, "sent by another outbox or program: not sent (to take it as reported: amieusage report --adopt)"},
 		{"adopted", sum.Adopted, "taken as reported, with the charges that the service has"},

@@ -50,8 +50,9 @@ type Agent struct {
 	ahead    *confirmation // what Deliver has confirmed, for Confirm to go on from
 	enqueued chan struct{} // tells Deliver of entriesAhead more entries; nil: nobody waits
 
-	runCharge apd.Decimal     // what the run has charged so far, against its limit
-	tracked   map[string]bool // the texts of rates of which some job had what they are for
+	fails     map[outbox.ID]bool // records that the service failed at in this run
+	runCharge apd.Decimal        // what the run has charged so far, against its limit
+	tracked   map[string]bool    // the texts of rates of which some job had what they are for
 }
 
 // Count calls f with the summary, for it to be changed.
@@ -63,29 +64,30 @@ func (a *Agent) Count(f func(s *Summary)) {
 
 // A Summary counts what a run did.
 type Summary struct {
-	Read      int64                  `json:"read"`                 // jobs read
-	Skipped   map[string]int64       `json:"skipped"`              // jobs that are not to be reported, by reason
-	Bad       int64                  `json:"bad"`                  // rows and records that could not be used
-	Problems  []Problem              `json:"problems,omitempty"`   // the first of all that went wrong
-	New       int64                  `json:"new"`                  // records enqueued for the first time
-	Changed   int64                  `json:"changed"`              // records enqueued with a new content
-	Unchanged int64                  `json:"unchanged"`            // records that were known already
-	Sent      int64                  `json:"sent"`                 // records that the service accepted
-	Rejected  int64                  `json:"rejected"`             // records that the service refused at once
-	Loaded    int64                  `json:"loaded"`               // records confirmed in the service's ledger
-	Failed    int64                  `json:"failed"`               // records that the service could not load
-	Decided   int64                  `json:"decided,omitempty"`    // jobs that stay as a person has decided, of those unchanged
-	Held      int64                  `json:"held,omitempty"`       // jobs that are above a limit, and held
-	Shifted   int64                  `json:"shifted,omitempty"`    // jobs that are known at another submit time, and not sent
-	Untracked int64                  `json:"untracked,omitempty"`  // jobs of which none of the rated TRES was recorded, charged 0
-	Costly    Costly                 `json:"would_cost,omitzero"`  // jobs that would cost otherwise by today's rules
-	AtService int64                  `json:"at_service,omitempty"` // records that the service had before, and that are not sent
-	Adopted   int64                  `json:"adopted,omitempty"`    // records that the service had before, taken as reported
-	Waiting   int64                  `json:"waiting,omitempty"`    // records that wait for another one, which has failed
-	BadRows   int64                  `json:"bad_rows,omitempty"`   // rows of all runs that could not be used yet
-	Charge    map[string]Charge      `json:"charge"`               // of new and changed records, by resource
-	WouldSend []json.RawMessage      `json:"would_send,omitempty"` // the records that a dry run would send
-	Outbox    map[outbox.State]int64 `json:"outbox,omitempty"`     // all entries, by state
+	Read       int64                  `json:"read"`                 // jobs read
+	Skipped    map[string]int64       `json:"skipped"`              // jobs that are not to be reported, by reason
+	Bad        int64                  `json:"bad"`                  // rows and records that could not be used
+	Problems   []Problem              `json:"problems,omitempty"`   // the first of all that went wrong
+	New        int64                  `json:"new"`                  // records enqueued for the first time
+	Changed    int64                  `json:"changed"`              // records enqueued with a new content
+	Unchanged  int64                  `json:"unchanged"`            // records that were known already
+	Sent       int64                  `json:"sent"`                 // records that the service accepted
+	Rejected   int64                  `json:"rejected"`             // records that the service refused at once
+	Loaded     int64                  `json:"loaded"`               // records confirmed in the service's ledger
+	Failed     int64                  `json:"failed"`               // records that the service could not load
+	Decided    int64                  `json:"decided,omitempty"`    // jobs that stay as a person has decided, of those unchanged
+	Held       int64                  `json:"held,omitempty"`       // jobs that are above a limit, and held
+	Shifted    int64                  `json:"shifted,omitempty"`    // jobs that are known at another submit time, and not sent
+	Untracked  int64                  `json:"untracked,omitempty"`  // jobs of which none of the rated TRES was recorded, charged 0
+	Costly     Costly                 `json:"would_cost,omitzero"`  // jobs that would cost otherwise by today's rules
+	AtService  int64                  `json:"at_service,omitempty"` // records that the service had before, and that are not sent
+	Adopted    int64                  `json:"adopted,omitempty"`    // records that the service had before, taken as reported
+	Unsendable int64                  `json:"not_sent,omitempty"`   // records that the service fails at, while it takes others
+	Waiting    int64                  `json:"waiting,omitempty"`    // records that wait for another one, which has failed
+	BadRows    int64                  `json:"bad_rows,omitempty"`   // rows of all runs that could not be used yet
+	Charge     map[string]Charge      `json:"charge"`               // of new and changed records, by resource
+	WouldSend  []json.RawMessage      `json:"would_send,omitempty"` // the records that a dry run would send
+	Outbox     map[outbox.State]int64 `json:"outbox,omitempty"`     // all entries, by state
 
 	skipped map[skipKey]*outbox.Skipped
 }
@@ -173,11 +175,11 @@ func (s *Summary) problem(p Problem) {
 }
 
 // kinds are the kinds of problems in the order of the stages that find them.
-var kinds = []string{"bad", "held", "rejected", "failed"}
+var kinds = []string{"bad", "held", "not sent", "rejected", "failed"}
 
 // OK reports whether nothing of the run needs anybody's attention.
 func (s *Summary) OK() bool {
-	return s.Bad == 0 && s.Rejected == 0 && s.Failed == 0 && s.Held == 0 && s.Waiting == 0 && s.AtService == 0
+	return s.Bad == 0 && s.Rejected == 0 && s.Failed == 0 && s.Held == 0 && s.Unsendable == 0 && s.Waiting == 0 && s.AtService == 0
 }
 
 // leftOut counts a job that is not reported, by account, partition and reason.

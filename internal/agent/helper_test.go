@@ -246,7 +246,9 @@ func rules(t testing.TB) *siterules.Rules {
 
 // again starts a new run: all counts are zero.
 func (s *site) again() *site {
-	s.agent.Summary = agent.Summary{}
+	old := s.agent
+	s.agent = &agent.Agent{Rules: old.Rules, Queue: old.Queue, Client: old.Client, Clock: old.Clock, Log: old.Log, Progress: old.Progress,
+		Bad: old.Bad, Clusters: old.Clusters}
 	return s
 }
 

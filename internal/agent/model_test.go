@@ -121,7 +121,7 @@ func TestModel(t *testing.T) {
 		m := &modelSite{site: site, t: t, service: service, way: w, newest: map[amieusage.Identity]amieusage.Record{}, check: check}
 		rt.Repeat(map[string]func(*rapid.T){
 			"read":     m.read,
-			"send":     func(rt *rapid.T) { m.run(rt, m.agent.Send) },
+			"send":     func(rt *rapid.T) { m.run(rt, m.again().agent.Send) },
 			"confirm":  func(rt *rapid.T) { m.run(rt, m.look) },
 			"load":     func(*rapid.T) { w.load() },
 			"retry":    func(rt *rapid.T) { m.retry(rt, rapid.SampledFrom(outbox.States).Draw(rt, "state")) },
@@ -204,6 +204,7 @@ func (m *modelSite) retry(rt *rapid.T, state outbox.State) {
 // settle sends, loads and confirms without a fault.
 func (m *modelSite) settle(rt *rapid.T) {
 	ctx := context.Background()
+	m.again()
 	if err := m.agent.Send(ctx); err != nil {
 		rt.Fatal(err)
 	}

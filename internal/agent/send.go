@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"iter"
 
 	"github.com/amieusage/amieusage"
@@ -15,6 +16,18 @@ func (a *Agent) Send(ctx context.Context) error {
 	if err := a.meet(ctx); err != nil {
 		return err
 	}
+	known, err := a.Queue.RequestBytes(ctx)
+	if err != nil {
+		return err
+	}
+	if known > 0 && a.Client.RequestBytes() == 0 {
+		a.Client.SetRequestBytes(2 * known) // it may take more by now
+	}
+	defer func() {
+		if n := a.Client.RequestBytes(); n != known {
+			_ = a.Queue.SetRequestBytes(context.WithoutCancel(ctx), n) // or it is found out again
+		}
+	}()
 	// under way holds what was taken from the outbox and not yet answered.
 	underWay := map[int]outbox.Entry{}
 	pending := func(yield func(amieusage.Record, error) bool) {
@@ -29,7 +42,7 @@ func (a *Agent) Send(ctx context.Context) error {
 			}
 		}
 	}
-	err := a.Client.SendStream(ctx, pending, func(part *usageclient.SendResult) error {
+	take := func(part *usageclient.SendResult) error {
 		var deliveries []outbox.Delivery
 		for _, o := range part.Outcomes {
 			entry := underWay[o.Index]
@@ -41,6 +54,11 @@ func (a *Agent) Send(ctx context.Context) error {
 				deliveries = append(deliveries, outbox.Delivery{
 					ID: entry.ID, Revision: entry.Revision, Rejected: true, Reason: o.Err.Error(),
 				})
+			case usageclient.Unsent:
+				if errors.Is(o.Err, usageclient.ErrRecord) {
+					deliveries = append(deliveries, outbox.Delivery{ID: entry.ID, Revision: entry.Revision, Fails: true, Reason: o.Err.Error()})
+					a.failing(entry.ID)
+				}
 			}
 		}
 		// The service has them: that is stored even when the run is being cut
@@ -56,16 +74,65 @@ func (a *Agent) Send(ctx context.Context) error {
 				case usageclient.Refused:
 					s.Rejected++
 					s.problem(Problem{Kind: "rejected", Record: o.Record.String(), Reason: o.Err.Error()})
+				case usageclient.Unsent:
+					if errors.Is(o.Err, usageclient.ErrRecord) {
+						s.Unsendable++
+						s.problem(Problem{Kind: "not sent", Record: o.Record.String(), Reason: o.Err.Error()})
+					}
 				}
 			}
 		})
 		a.progress("sending")
 		return nil
-	})
+	}
+	err = a.Client.SendStream(ctx, pending, take)
+	if errors.Is(err, usageclient.ErrRecord) {
+		err = nil // the others are sent
+	}
+	if err == nil && a.enqueued == nil {
+		err = a.sendAlone(ctx, func(e outbox.Entry, o usageclient.Outcome) error {
+			underWay[o.Index] = e
+			return take(&usageclient.SendResult{Outcomes: []usageclient.Outcome{o}})
+		})
+	}
 	if err == nil && a.enqueued == nil { // nobody collects any more
 		err = a.adopt(ctx, outbox.Note{Kind: "adopt", Who: "an earlier report --adopt"})
 	}
 	return err
+}
+
+// failing notes that the service fails at a record: it is not tried again in this
+// run, and alone in the next one.
+func (a *Agent) failing(id outbox.ID) {
+	if a.fails == nil {
+		a.fails = map[outbox.ID]bool{}
+	}
+	a.fails[id] = true
+}
+
+// sendAlone sends the records at which the service failed in an earlier run, each
+// in a request of its own, and once.
+func (a *Agent) sendAlone(ctx context.Context, take func(outbox.Entry, usageclient.Outcome) error) error {
+	after := outbox.ID(0)
+	for {
+		page, err := a.Queue.Leave(ctx, after)
+		if err != nil || len(page) == 0 {
+			return err
+		}
+		for _, e := range page {
+			after = e.ID
+			if e.Reason == "" || a.fails[e.ID] {
+				continue
+			}
+			outcome, err := a.Client.SendOnce(ctx, e.Record)
+			if err != nil && !errors.Is(err, usageclient.ErrRecord) {
+				return err
+			}
+			if err := take(e, outcome); err != nil {
+				return err
+			}
+		}
+	}
 }
 
 // pending takes what is pending out of the outbox, page by page; what was taken
@@ -82,10 +149,10 @@ func (a *Agent) pending(ctx context.Context) iter.Seq2[outbox.Entry, error] {
 				return
 			}
 			for _, e := range page {
-				if !yield(e, nil) {
+				after = e.ID
+				if e.Reason == "" && !yield(e, nil) {
 					return
 				}
-				after = e.ID
 			}
 		}
 	}

@@ -11,7 +11,8 @@ import (
 // as it is and reports false.
 type Progress struct {
 	State State
-	// Reason is the service's reason for Rejected and Failed; "" otherwise.
+	// Reason is the service's reason for Rejected and Failed, and for Pending where
+	// it fails at this record alone; "" otherwise.
 	Reason string
 	// Revision counts the contents that the identity has had here, from 1.
 	Revision int64
@@ -56,9 +57,13 @@ func (p *Progress) Sent(d Delivery, now time.Time) bool {
 	if p.State != Pending || p.Revision != d.Revision {
 		return false
 	}
-	p.State = Queued
-	if d.Rejected {
+	switch {
+	case d.Fails:
+		p.Reason = d.Reason
+	case d.Rejected:
 		p.State, p.Reason = Rejected, d.Reason
+	default:
+		p.State, p.Reason = Queued, ""
 	}
 	p.Attempts++
 	p.SentAt = now
@@ -122,6 +127,11 @@ func (p *Progress) Fail(f amieusage.FailedRecord) bool {
 		return false
 	}
 	p.FailedRecordID = f.FailedRecordID
+	if p.State == Loaded && p.Revision > 1 && p.LoadedDigest == p.Digest {
+		// What confirmed it was a former content, which may come again: that is then
+		// not loaded any later.
+		p.LoadedAt, p.LoadedDigest, p.LoadedCharge = time.Time{}, amieusage.Digest{}, 0
+	}
 	switch p.State {
 	case Queued, Loaded, Failed, Accepted:
 		p.State, p.Reason = Failed, f.Error

@@ -80,6 +80,11 @@ type Queue interface {
 	// service had before.
 	Found(ctx context.Context, after ID) ([]Found, error)
 
+	// RequestBytes returns the size of a send that the service was found to want in
+	// an earlier run; 0: none. SetRequestBytes stores it.
+	RequestBytes(ctx context.Context) (int, error)
+	SetRequestBytes(ctx context.Context, n int) error
+
 	// Home returns the name of the cluster whose jobs need no clusters: in site.yaml;
 	// where it has none yet, that is the one that is given, and "" asks only.
 	Home(ctx context.Context, cluster string) (string, error)
@@ -193,7 +198,10 @@ type Delivery struct {
 	Revision int64
 	// Rejected says that the service refused the record, for Reason.
 	Rejected bool
-	Reason   string
+	// Fails says that the service fails at this record alone, for Reason: it stays
+	// pending.
+	Fails  bool
+	Reason string
 }
 
 // A Selection names entries: those of the IDs and those in one of the states.

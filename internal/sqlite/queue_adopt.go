@@ -54,6 +54,26 @@ func (q *Outbox) Meet(ctx context.Context, records []amieusage.LoadedRecord, all
 	return err
 }
 
+// RequestBytes returns the size of a send that the service wants.
+func (q *Outbox) RequestBytes(ctx context.Context) (n int, err error) {
+	err = q.db.read(ctx, func(conn *sqlite.Conn) error {
+		bytes, err := number(conn, `SELECT number FROM marks WHERE name = 'request bytes'`)
+		n = int(bytes)
+		return err
+	})
+	return n, err
+}
+
+// SetRequestBytes stores it.
+func (q *Outbox) SetRequestBytes(ctx context.Context, n int) error {
+	_, err := q.change(ctx, "request bytes", func(tx *queueTransaction) (int, error) {
+		stmt := tx.conn.Prep(`UPDATE marks SET number = ? WHERE name = 'request bytes'`)
+		stmt.BindInt64(1, int64(n))
+		return 0, run(stmt)
+	})
+	return err
+}
+
 // Adopted stores that what the service had before is taken as reported.
 func (q *Outbox) Adopted(ctx context.Context) error {
 	_, err := q.change(ctx, "adopted", func(tx *queueTransaction) (int, error) {

@@ -165,9 +165,9 @@ CREATE TABLE cursors (
 
 -- stored: the newest transaction. leaving: up to which what is pending may have
 -- left. met: 1 where at_service is complete. adopted: 1 where that was taken as
--- reported.
+-- reported. request bytes: the size of a send that the service was found to want.
 CREATE TABLE marks (
     name   TEXT PRIMARY KEY,
     number INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
-INSERT INTO marks VALUES ('stored', 0), ('leaving', 0), ('met', 0), ('adopted', 0);
+INSERT INTO marks VALUES ('stored', 0), ('leaving', 0), ('met', 0), ('adopted', 0), ('request bytes', 0);
