@@ -94,9 +94,9 @@ func (a *Agent) Confirm(ctx context.Context, wait time.Duration) error {
 type confirmation struct {
 	*Agent
 	unconfirmed []outbox.Unconfirmed
-	noLoaded    bool           // the service has no GET usage/loaded
-	cannotTell  bool           // nor a GET usage/status
-	seenLoaded  time.Time      // the newest LoadedTime seen, by the service's clock
+	noLoaded    bool      // the service has no GET usage/loaded
+	cannotTell  bool      // nor a GET usage/status
+	seenLoaded  time.Time // the newest LoadedTime seen, by the service's clock
 	decimals    decimals
 	seenFailed  map[int64]bool // by FailedRecordID
 }
