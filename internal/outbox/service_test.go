@@ -131,8 +131,13 @@ func TestProgressTellsTheTruth(t *testing.T) {
 			"reject": func(*rapid.T) {
 				s.entry.Sent(outbox.Delivery{Revision: s.entry.Revision, Rejected: true, Reason: "not now"}, siteTime)
 			},
-			"load":  func(*rapid.T) { s.load() },
-			"look":  func(rt *rapid.T) { s.look(rapid.IntRange(0, 3).Draw(rt, "meanwhile")) },
+			"load": func(*rapid.T) { s.load() },
+			"look": func(rt *rapid.T) {
+				// The agent looks when all that it has sent is answered.
+				if n := rapid.IntRange(0, 3).Draw(rt, "meanwhile"); len(s.underWay) == 0 {
+					s.look(n)
+				}
+			},
 			"retry": func(*rapid.T) { s.entry.Retry() },
 			"clear": func(*rapid.T) {
 				// Of a failure that is cleared before the site saw it nothing
