@@ -165,9 +165,9 @@ func (s *stream) deliver(b *batch) error {
 	case ok && s.isTooLarge(e, b):
 		return s.report(b.result(Refused, tooLarge("the record is too large for the service", err)))
 	}
-	if ok && s.ctx.Err() == nil && mayBeParted(e) {
+	if ok && s.ctx.Err() == nil && s.mayBeParted(e) {
 		switch {
-		case s.apart && s.isOutage(e):
+		case s.apart && s.isOutage(e, b.records == 1):
 		case s.apart && b.records > 1:
 			return s.deliverBoth(b.halves())
 		case s.apart:
@@ -211,9 +211,10 @@ func (e *recordError) As(target any) bool {
 }
 
 // mayBeParted reports whether a service that fails at a request may still take
-// its parts. One that says in a code of its own what is wrong means all of it.
-func mayBeParted(e *Error) bool {
-	return !e.coded && (concernsRequestAlone(e) || e.Status == 0 && e.retry || e.Status == http.StatusGatewayTimeout)
+// its parts. One that says in a code of its own what is wrong means all of it, and
+// amieusage's own judges each record by itself: where it fails, it fails at all.
+func (s *stream) mayBeParted(e *Error) bool {
+	return !e.coded && !s.IsAmieusage() && (concernsRequestAlone(e) || e.Status == 0 && e.retry || e.Status == http.StatusGatewayTimeout)
 }
 
 // deliverParted sends a request at which the service has failed in parts, if it
@@ -253,6 +254,10 @@ func (s *stream) deliverParted(b *batch) (parted bool, err error) {
 	if rest == nil {
 		return true, nil
 	}
+	if s.IsAmieusage() { // this was its first answer
+		s.apart = false
+		return true, s.deliver(rest)
+	}
 	alone, fit := s.alone, s.fitBytes
 	s.fitBytes = first.size()
 	err = s.deliver(rest)
@@ -265,9 +270,18 @@ func (s *stream) deliverParted(b *batch) (parted bool, err error) {
 
 // isOutage counts a failure while apart, and reports whether the service has come
 // to fail at everything. One record that it fails at is reached in as many
-// failures as the request can be halved.
-func (s *stream) isOutage(e *Error) bool {
+// failures as the request can be halved; then it must still answer another call.
+func (s *stream) isOutage(e *Error, one bool) bool {
 	const halvings, neighbours = 16, 16
+	if one && e.Status == 0 {
+		r := &request{method: http.MethodGet, path: failedPath, once: true}
+		if _, err := s.do(s.ctx, r); err != nil {
+			other, ok := err.(*Error)
+			if !ok || other.Status == 0 {
+				return true
+			}
+		}
+	}
 	s.inRow++
 	if e.Status == 0 {
 		return s.inRow > halvings
