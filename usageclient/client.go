@@ -33,6 +33,7 @@ type Client struct {
 // met is what is known of the service by its answers.
 type met struct {
 	ours         atomic.Bool  // an answer was that of amieusage's own service
+	foreign      atomic.Bool  // an answer was that of another one
 	loadedParams atomic.Int32 // which parameters it takes for loaded records: a paramSet
 	bytes        atomic.Int64 // the size of a request that it has been found to want; 0: the client's own limit
 }

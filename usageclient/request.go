@@ -178,6 +178,8 @@ func (c *Client) exchange(ctx context.Context, r *request) (*answer, *Error) {
 	a := &answer{status: resp.StatusCode, header: resp.Header}
 	if resp.Header.Get(amieusage.HeaderService) == "amieusage" {
 		c.met.ours.Store(true)
+	} else if a.status < http.StatusInternalServerError { // and not what a proxy says in its place
+		c.met.foreign.Store(true)
 	}
 	if isAnothers(resp.Header.Get(amieusage.HeaderRequestID), id) {
 		return nil, c.astray(r, a)

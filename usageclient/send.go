@@ -186,7 +186,7 @@ func (c *Client) SendOnce(ctx context.Context, record amieusage.Record) (Outcome
 		outcome = part.Outcomes[0]
 		return nil
 	})
-	s.apart = true
+	s.apart, s.single = true, true
 	// The errors are those of the function above, which has none.
 	_ = s.add(0, record)
 	_ = s.flush()

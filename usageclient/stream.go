@@ -33,6 +33,7 @@ type stream struct {
 	apart                bool  // requests are not tried again, as the service takes others
 	alone                int   // records that the service fails at
 	inRow                int   // requests in a row that failed while apart
+	single               bool  // it is one record, which is to go alone
 	failed               int   // requests refused as a whole, in a row
 	first                error // the first error that left a record unsent
 	ended                error // why nothing is sent any more, or nil
@@ -213,8 +214,9 @@ func (e *recordError) As(target any) bool {
 // mayBeParted reports whether a service that fails at a request may still take
 // its parts. One that says in a code of its own what is wrong means all of it, and
 // amieusage's own judges each record by itself: where it fails, it fails at all.
+// One of which nothing is known yet may be that.
 func (s *stream) mayBeParted(e *Error) bool {
-	return !e.coded && !s.IsAmieusage() && (concernsRequestAlone(e) || e.Status == 0 && e.retry || e.Status == http.StatusGatewayTimeout)
+	return !e.coded && !s.IsAmieusage() && (s.met.foreign.Load() || s.single) && (concernsRequestAlone(e) || e.Status == 0 && e.retry || e.Status == http.StatusGatewayTimeout)
 }
 
 // deliverParted sends a request at which the service has failed in parts, if it
