@@ -86,7 +86,7 @@ func refusesParams(e *Error) bool {
 
 func (c *Client) eachLoaded(ctx context.Context, q amieusage.LoadedQuery, yield func(amieusage.LoadedRecord, error) bool) {
 	fail := func(err error) { yield(amieusage.LoadedRecord{}, err) }
-	var before amieusage.LoadedRecords // the page before
+	var head, last *amieusage.LoadedRecord // of the page before
 	for first := true; ; first = false {
 		r, a, err := c.loadedPageOf(ctx, q, first)
 		if e, ok := err.(*Error); ok && !first && q.Cursor == "" && refusesParams(e) {
@@ -105,14 +105,14 @@ func (c *Client) eachLoaded(ctx context.Context, q amieusage.LoadedQuery, yield 
 		if len(page) == 0 {
 			return
 		}
-		if len(before) > 0 && isSame(page[0], before[0]) && isSame(page[len(page)-1], before[len(before)-1]) {
+		if head != nil && isSame(page[0], *head) && isSame(page[len(page)-1], *last) {
 			if q.Cursor != "" || len(page) == q.Limit {
 				// There may be more, and it would go on so for ever.
 				fail(c.unusable(r, a, errors.New("it is the same page again")))
 			}
 			return // all of it is on the one page, whatever was asked for
 		}
-		before = page
+		head, last = new(page[0]), new(page[len(page)-1])
 		for _, record := range page {
 			if q.Selects(record) && !yield(record, nil) {
 				return

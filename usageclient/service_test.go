@@ -44,6 +44,11 @@ type service struct {
 func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if r.Method == http.MethodGet && r.URL.Path == basePath+failedPath {
+		// A client asks whether the service lives that does not answer to a record.
+		fmt.Fprint(w, `{"FailedRecords": []}`)
+		return
+	}
 	s.requests++
 	reader := io.Reader(r.Body)
 	if r.Header.Get("Content-Encoding") == "gzip" {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -239,6 +240,18 @@ func (s *siteCommand) retryFailed(ctx context.Context, ids []int64) error {
 		if problem != nil {
 			s.agent.Summary.Bad++
 			fmt.Fprintf(s.stderr, "failed record %d cannot be sent and is left: %s\n", f.FailedRecordID, printable(problem.Error()))
+			continue
+		}
+		known, err := s.queue.List(ctx, outbox.Filter{LocalRecordID: f.Record.Common().LocalRecordID})
+		if err != nil {
+			return err
+		}
+		if i := slices.IndexFunc(known, func(e outbox.Entry) bool {
+			return e.Superseded && e.Record.Identity() == f.Record.Identity() && e.Digest != amieusage.ContentDigest(f.Record)
+		}); i >= 0 {
+			// Its job is charged on another resource: this former content would charge it
+			// twice.
+			fmt.Fprintf(s.stderr, "failed record %d is left: %s\n", f.FailedRecordID, printable(s.superseded(ctx, &known[i]).Error()))
 			continue
 		}
 		items = append(items, outbox.Item{Record: f.Record, Place: "failed record " + strconv.FormatInt(f.FailedRecordID, 10)})

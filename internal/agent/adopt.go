@@ -67,11 +67,11 @@ func (a *Agent) adopt(ctx context.Context, note outbox.Note) error {
 		}
 		after = page[len(page)-1].ID
 		// What another entry stands for is no record of its own.
-		slices.SortStableFunc(page, func(a, b outbox.Found) int { return compareBool(a.Superseded, b.Superseded) })
+		current := slices.DeleteFunc(slices.Clone(page), func(f outbox.Found) bool { return f.Superseded })
+		superseded := slices.DeleteFunc(slices.Clone(page), func(f outbox.Found) bool { return !f.Superseded })
 		var writes []outbox.Write
 		taken := map[amieusage.Identity]bool{}
-		for i := range page {
-			f := &page[i]
+		for _, f := range append(current, superseded...) {
 			switch id := f.AtService.Identity(); {
 			case !adopted:
 			case taken[id]:
@@ -96,15 +96,4 @@ func (a *Agent) adopt(ctx context.Context, note outbox.Note) error {
 			"they are not sent; take what it has as reported with amieusage report --adopt, after seeing that local_record_id in site.yaml makes the ids that were used", held)})
 	}
 	return nil
-}
-
-// compareBool puts false before true.
-func compareBool(a, b bool) int {
-	switch {
-	case a == b:
-		return 0
-	case b:
-		return -1
-	}
-	return 1
 }

@@ -21,7 +21,11 @@ func (a *Agent) Send(ctx context.Context) error {
 		return err
 	}
 	if known > 0 && a.Client.RequestBytes() == 0 {
-		a.Client.SetRequestBytes(2 * known) // it may take more by now
+		grown := known + known/8 // it may take more by now
+		if grown >= amieusage.MaxRequestBytes {
+			grown = 0
+		}
+		a.Client.SetRequestBytes(grown)
 	}
 	defer func() {
 		if n := a.Client.RequestBytes(); n != known {
