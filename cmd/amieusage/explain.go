@@ -371,17 +371,20 @@ func (x *explainCommand) inAccounting(ctx context.Context, id string) (found []f
 		return err
 	}
 	if len(x.collect.files) == 0 {
-		if err := checkSacct(x.config); err != nil {
+		all, err := x.accountings()
+		if err != nil {
 			return nil, err
 		}
-		for job, err := range x.sacct().ByID(ctx, "", []string{id}) {
-			if err := take(job, err); err != nil {
-				return nil, err
+		for i := range all {
+			for job, err := range all[i].ByID(ctx, "", []string{id}) {
+				if err := take(job, err); err != nil {
+					return nil, err
+				}
 			}
 		}
 		return found, nil
 	}
-	for job, err := range x.accounting(ctx, &x.collect, x.clock()) {
+	for job, err := range x.accounting(ctx, &x.collect.dumpFlags, time.Time{}, x.clock()) {
 		if err := take(job, err); err != nil {
 			return nil, err
 		}

@@ -54,7 +54,7 @@ nothing is to be given back for that.
 A job belongs to the period in which it has ended; storage records and
 adjustments, which no accounting has, to that of their usage: they are compared
 between outbox and service. Of a record that only it has, the service tells when
-it was submitted, and that counts. Without --from-file sacct is run from the
+it was submitted, and that counts. Without --from-file the accounting is asked from the
 period's begin until now; dumps must cover the period, with the jobs that were
 submitted in it and have ended since. Nothing is changed, and memory does not grow with the period: what
 is compared lies in a temporary file (TMPDIR).
@@ -144,18 +144,20 @@ func (r *reconcileCommand) reconcile(ctx context.Context, a *agent.Agent) (err e
 		sources = append(sources, jobsOf(reader))
 	}
 	if len(r.dumps.files) == 0 {
-		if err := checkSacct(r.config); err != nil {
-			return err
-		}
 		// What only the service has may have ended since the period.
 		until := r.period.Until
 		if now := r.clock(); now.After(until) {
 			until = now
 		}
-		sacct := r.sacct()
-		sources = append(sources, scheduler.SourceFunc(func(ctx context.Context) iter.Seq2[*scheduler.Job, error] {
-			return sacct.Ended(ctx, r.period.Since, until)
-		}))
+		all, err := r.accountings()
+		if err != nil {
+			return err
+		}
+		for i := range all {
+			sources = append(sources, scheduler.SourceFunc(func(ctx context.Context) iter.Seq2[*scheduler.Job, error] {
+				return all[i].Ended(ctx, r.period.Since, until)
+			}))
+		}
 	}
 	comparison, err := sqlite.OpenComparison()
 	if err != nil {

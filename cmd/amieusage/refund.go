@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -242,7 +241,7 @@ func (r *refundCommand) jobs(ctx context.Context, args []string) (jobs []outbox.
 		until = r.clock().Add(24 * time.Hour)
 	}
 	seen := map[outbox.ID]bool{}
-	for job, err := range r.accounting(ctx, &r.collect, until) {
+	for job, err := range r.accounting(ctx, &r.collect.dumpFlags, r.collect.from, until) {
 		if _, bad := errors.AsType[*scheduler.RowError](err); bad {
 			continue // it was never charged
 		}
@@ -296,40 +295,4 @@ func (r *refundCommand) selects(job *scheduler.Job) bool {
 		}
 	}
 	return false
-}
-
-// accounting yields the jobs of the dumps, or else those that sacct shows.
-func (s *siteCommand) accounting(ctx context.Context, f *collectFlags, until time.Time) iter.Seq2[*scheduler.Job, error] {
-	return func(yield func(*scheduler.Job, error) bool) {
-		if len(f.files) == 0 {
-			if err := checkSacct(s.config); err != nil {
-				yield(nil, err)
-				return
-			}
-			s.sacct().Ended(ctx, f.from, until)(yield)
-			return
-		}
-		for _, name := range f.files {
-			reader, in, err := s.readDump(name, s.config, &f.dumpFlags)
-			if err != nil {
-				yield(nil, err)
-				return
-			}
-			goesOn := true
-			for job, err := range jobsOf(reader).Jobs(ctx) {
-				if goesOn = yield(job, err); !goesOn {
-					break
-				}
-			}
-			if err := in.Close(); !goesOn || err != nil && !yield(nil, err) {
-				return
-			}
-		}
-	}
-}
-
-// sacct returns Slurm's accounting, as site.yaml says how it is asked.
-func (s *siteCommand) sacct() *slurm.Sacct {
-	c := &s.config.Slurm
-	return &slurm.Sacct{Path: c.Sacct, Timeout: c.Timeout, Clusters: c.Clusters, Logger: s.log(), Clock: s.clock}
 }

@@ -4,11 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"iter"
 	"os"
-	"os/exec"
-	"os/user"
 	"slices"
 	"text/tabwriter"
 	"time"
@@ -21,11 +18,7 @@ import (
 	"github.com/amieusage/amieusage/internal/outbox"
 	"github.com/amieusage/amieusage/internal/scheduler"
 	"github.com/amieusage/amieusage/internal/siteconfig"
-	"github.com/amieusage/amieusage/internal/slurm"
 )
-
-// sacctSource is the name of the cursor in what sacct tells.
-const sacctSource = "sacct"
 
 // A collectFlags say where jobs come from.
 type collectFlags struct {
@@ -42,9 +35,9 @@ type collectFlags struct {
 
 func (f *collectFlags) add(cmd *cobra.Command) {
 	f.dumpFlags.add(cmd)
-	cmd.Flags().StringVar(&f.since, "since", "", "collect from sacct what ended since this time, instead of the look-back (2026-01-01, for a back-fill)")
+	cmd.Flags().StringVar(&f.since, "since", "", "collect what ended since this time, instead of the look-back (2026-01-01, for a back-fill)")
 	cmd.Flags().StringVar(&f.until, "until", "", "and before this one, with --since")
-	cmd.Flags().BoolVar(&f.acceptMissing, "accept-missing", false, "take jobs that sacct does not show any more for purged: they stay as they were charged")
+	cmd.Flags().BoolVar(&f.acceptMissing, "accept-missing", false, "take jobs that the accounting does not show any more for purged: they stay as they were charged")
 	cmd.Flags().BoolVar(&f.dryRun, "dry-run", false, "show what would be sent, and change nothing")
 }
 
@@ -56,7 +49,7 @@ type dumpFlags struct {
 }
 
 func (f *dumpFlags) add(cmd *cobra.Command) {
-	cmd.Flags().StringArrayVarP(&f.files, "from-file", "f", nil, "read this dump of sacct, text or JSON, compressed or not, instead of running sacct; - is standard input (may be repeated)")
+	cmd.Flags().StringArrayVarP(&f.files, "from-file", "f", nil, "read this dump of sacct, accounting log or history, compressed or not, instead of asking the scheduler; - is standard input (may be repeated)")
 	f.addForm(cmd)
 }
 
@@ -71,20 +64,8 @@ type dumpError struct{ err error }
 func (e *dumpError) Error() string { return e.err.Error() }
 func (e *dumpError) Unwrap() error { return e.err }
 
-// readDump opens a dump. Closing it is up to the caller.
-func (p *program) readDump(name string, config *siteconfig.Site, f *dumpFlags) (*slurm.Reader, io.Closer, error) {
-	in, err := p.open(name)
-	if err != nil {
-		return nil, nil, &dumpError{err}
-	}
-	return slurm.NewReader(in, name, slurm.Options{
-		Zone: config.Slurm.Zone, Delimiter: f.delimiter, Columns: f.columns, Clock: p.clock,
-		Warn: func(text string) { fmt.Fprintln(p.stderr, printable(text)) },
-	}), in, nil
-}
-
 // jobsOf yields the jobs of a dump; an error that ends it is a *dumpError.
-func jobsOf(reader *slurm.Reader) scheduler.Source {
+func jobsOf(reader scheduler.Reader) scheduler.Source {
 	return scheduler.SourceFunc(func(ctx context.Context) iter.Seq2[*scheduler.Job, error] {
 		return func(yield func(*scheduler.Job, error) bool) {
 			for job, err := range reader.Jobs(ctx) {
@@ -110,7 +91,7 @@ func (f *collectFlags) dumpArguments(cmd *cobra.Command, args []string) error {
 // check checks the flags before anything is done.
 func (f *collectFlags) check(now time.Time) error {
 	if f.since != "" && len(f.files) > 0 {
-		return usageError("--since is for sacct: a dump is read as a whole")
+		return usageError("--since is for accounting that is asked: a dump is read as a whole")
 	}
 	if err := f.checkTimes(now); err != nil {
 		return err
@@ -341,10 +322,10 @@ func (s *siteCommand) askReprice(ctx context.Context, f *collectFlags, yes bool)
 	return nil
 }
 
-// collect collects from the dumps, or else from sacct.
+// collect collects from the dumps, or else from the site's accountings.
 func (s *siteCommand) collect(ctx context.Context, f *collectFlags) error {
 	if len(f.files) == 0 {
-		return s.collectSacct(ctx, f)
+		return s.collectWindow(ctx, f)
 	}
 	var failures []error
 	for _, name := range f.files {
@@ -362,53 +343,9 @@ func (s *siteCommand) collect(ctx context.Context, f *collectFlags) error {
 	return errors.Join(failures...)
 }
 
-// collectSacct runs sacct over a window that reaches back behind the last run.
-func (s *siteCommand) collectSacct(ctx context.Context, f *collectFlags) error {
-	if err := checkSacct(s.config); err != nil {
-		return err
-	}
-	now := s.clock()
-	cursor, err := s.queue.Cursor(ctx, sacctSource)
-	if err != nil {
-		return err
-	}
-	from := now
-	if !cursor.At.IsZero() && cursor.At.Before(now) {
-		from = cursor.At
-	}
-	from = from.Add(-s.config.Slurm.Lookback)
-	if !f.from.IsZero() {
-		from = f.from
-	}
-	until := now
-	if !f.to.IsZero() {
-		until = f.to
-	}
-	caller := ""
-	if u, err := user.Current(); err == nil && u.Uid != "0" {
-		caller = u.Username
-	}
-	err = s.agent.CollectWindow(ctx, s.sacct(), agent.Window{
-		From: from, To: until, Source: sacctSource, Cursor: cursor.At, Caller: caller, AcceptMissing: f.acceptMissing,
-	}, f.preview)
-	return err
-}
-
-// checkSacct returns an error where sacct cannot be run.
-func checkSacct(c *siteconfig.Site) error {
-	_, err := exec.LookPath(c.Slurm.Sacct)
-	if err == nil {
-		return nil
-	}
-	if e, ok := errors.AsType[*exec.Error](err); ok {
-		err = e.Err // its text is the library's
-	}
-	return usageError("%s cannot be run: %w: install Slurm's sacct, state where it is (slurm: sacct: in %s), or read a dump with --from-file", c.Slurm.Sacct, err, c.File)
-}
-
 // countRows counts the rows that were no jobs, so that what was read is what
 // was skipped, bad, new, changed and unchanged.
-func (s *siteCommand) countRows(rows slurm.Stats) {
+func (s *siteCommand) countRows(rows scheduler.Stats) {
 	s.agent.Count(func(sum *agent.Summary) {
 		sum.Read += rows.Steps + rows.Bad
 		sum.Skip("job step", rows.Steps)

@@ -61,7 +61,7 @@ func (s *siteCommand) run(ctx context.Context, needs int, work func(a *agent.Age
 	if s.config, err = s.flags.load(); err != nil {
 		return err
 	}
-	a := &agent.Agent{Rules: &s.config.Rules, Clusters: s.config.Slurm.Clusters, Clock: s.clock, Log: s.log(), Progress: s.progress(), Bad: s.bad}
+	a := &agent.Agent{Rules: &s.config.Rules, Clusters: s.config.ClusterNames(), Clock: s.clock, Log: s.log(), Progress: s.progress(), Bad: s.bad}
 	if needs&needRules != 0 {
 		if err := checkResources(s.config); err != nil {
 			return err

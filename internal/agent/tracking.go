@@ -48,7 +48,7 @@ func (a *Agent) judgeTracking(ctx context.Context) error {
 	for resource, n := range held {
 		a.Count(func(s *Summary) { s.Held += n })
 		a.problem(Problem{Kind: "held", Record: resource, Reason: fmt.Sprintf(
-			"no job that was read has any of what %s is charged by: its %d jobs (such as %s) are not sent; see AccountingStorageTRES in slurm.conf, or release them: amieusage records release",
+			"no job that was read has any of what %s is charged by: its %d jobs (such as %s) are not sent; see what the accounting records (Slurm: AccountingStorageTRES in slurm.conf), or release them: amieusage records release",
 			resource, n, example[resource])})
 	}
 	return nil

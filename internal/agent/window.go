@@ -17,6 +17,8 @@ import (
 // A Window is what is asked of an accounting: the jobs that ended in [From, To).
 type Window struct {
 	From, To time.Time
+	// Slice is how much of the window is asked for at once; 0: all of it.
+	Slice time.Duration
 	// Source names the cursor, and Cursor is where it stands; zero: nowhere yet.
 	Source string
 	Cursor time.Time
@@ -28,11 +30,8 @@ type Window struct {
 	AcceptMissing bool
 }
 
-// slice is how much of an accounting is asked for at once.
-const slice = 24 * time.Hour
-
-// CollectWindow collects a window of an accounting, a day at a time. The cursor
-// moves behind each day that was read whole, and never back. A day is whole
+// CollectWindow collects a window of an accounting, a slice at a time. The cursor
+// moves behind each slice that was read whole, and never back. A slice is whole
 // when the accounting has read it to its end and shows every job that it has
 // shown before: what is missing is asked for by id first.
 //
@@ -45,8 +44,11 @@ func (a *Agent) CollectWindow(ctx context.Context, accounting scheduler.Accounti
 	}
 	s := &sliced{Agent: a, Window: w, accounting: accounting, told: map[string]bool{}}
 	moves := w.Cursor.IsZero() || !w.From.After(w.Cursor)
-	for from := w.From; from.Before(w.To); from = from.Add(slice) {
-		to := from.Add(slice)
+	if w.Slice <= 0 {
+		w.Slice = w.To.Sub(w.From)
+	}
+	for from := w.From; from.Before(w.To); from = from.Add(w.Slice) {
+		to := from.Add(w.Slice)
 		if to.After(w.To) {
 			to = w.To
 		}
@@ -168,9 +170,9 @@ func (s *sliced) find(ctx context.Context, c *collecting, from, to time.Time) er
 		names = append(names, e.Job.Facts.DisplayID)
 	}
 	return &scheduler.IncompleteError{
-		Problem: fmt.Sprintf("the accounting shows %d jobs less of the day from %s than before (%s): nothing was changed for that, and the day will be read again",
+		Problem: fmt.Sprintf("the accounting shows %d jobs less of the time from %s than before (%s): nothing was changed for that, and it will be read again",
 			len(missing), from.UTC().Format("2006-01-02 15:04"), strings.Join(names, ", ")),
-		Remedy: "see whether slurmdbd has all of its tables, and whether this user may see all jobs (PrivateData); where the jobs were purged: amieusage report --accept-missing",
+		Remedy: "see whether all of it is there (Slurm: slurmdbd has all of its tables, and this user may see all jobs, PrivateData); where the jobs were purged: amieusage report --accept-missing",
 	}
 }
 
@@ -210,6 +212,6 @@ func (s *sliced) plausible(known bool) error {
 	}
 	return &scheduler.IncompleteError{
 		Problem: problem + ", which an accounting that may not be read looks like, too",
-		Remedy:  "run as a user who may see all jobs (PrivateData in slurmdbd.conf; sacctmgr show user), see whether slurmdbd answers, or ask for a longer time with --since",
+		Remedy:  "run as a user who may see all jobs (Slurm: PrivateData in slurmdbd.conf; sacctmgr show user), see whether the accounting is where site.yaml says, or ask for a longer time with --since",
 	}
 }

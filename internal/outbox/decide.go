@@ -118,7 +118,7 @@ func (d *Decider) decide(known []Entry, r Reading) Plan {
 		at := id.KeyTime.Equal(r.Job.Submit.UTC())
 		if at && id.LocalRecordID == r.RecordID {
 			same = append(same, e)
-		} else if at && e.Job != nil && !e.Superseded && isSameUse(&e.Job.Facts, r.Job) {
+		} else if at && e.Job != nil && !e.Superseded && e.Job.Facts.Run == r.Job.Run && isSameUse(&e.Job.Facts, r.Job) {
 			renamed = &known[i]
 		}
 	}
@@ -374,7 +374,7 @@ func Merge(known, read *scheduler.Job) *scheduler.Job {
 func SameFacts(a, b *scheduler.Job) bool {
 	x, y := *a, *b
 	for _, j := range [...]*scheduler.Job{&x, &y} {
-		j.Place, j.TRES, j.Lacks, j.Warning = scheduler.Place{}, nil, 0, ""
+		j.Place, j.TRES, j.Lacks, j.Warning, j.Unknown = scheduler.Place{}, nil, 0, "", nil
 	}
 	if x.Submit.Equal(y.Submit) && x.Start.Equal(y.Start) && x.End.Equal(y.End) {
 		y.Submit, y.Start, y.End = x.Submit, x.Start, x.End
@@ -396,7 +396,7 @@ func sameScalars(a, b *scheduler.Job) bool {
 	return a.Cluster == b.Cluster && a.ID == b.ID && a.DisplayID == b.DisplayID && a.ParentID == b.ParentID && a.User == b.User && a.UID == b.UID &&
 		a.Account == b.Account && a.Group == b.Group && a.Project == b.Project && a.Partition == b.Partition && a.QOS == b.QOS && a.Name == b.Name &&
 		a.ReqMem == b.ReqMem && a.State == b.State && a.Reservation == b.Reservation && a.NodeList == b.NodeList && a.DBIndex == b.DBIndex &&
-		a.ElapsedSeconds == b.ElapsedSeconds && a.Nodes == b.Nodes && a.CPUs == b.CPUs
+		a.Run == b.Run && a.ElapsedSeconds == b.ElapsedSeconds && a.Nodes == b.Nodes && a.CPUs == b.CPUs
 }
 
 // isShifted tells a job that is read with all its times moved by the same

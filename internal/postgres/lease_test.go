@@ -21,7 +21,7 @@ import (
 )
 
 // brief is the lease in these tests.
-var brief = postgres.Options{MaxConns: 2, Lease: 500 * time.Millisecond}
+var brief = postgres.Options{MaxConns: 2, Lease: 2 * time.Second}
 
 // A stalledStore stops in the middle of loading: behind the claim.
 type stalledStore struct {
@@ -48,26 +48,30 @@ func (j stalledJudge) Read(b *ledger.Batch) []ledger.Verdict {
 	return j.Judge.Read(b)
 }
 
-// checkTakenOver loads on another replica what somebody holds: it is busy
-// first, and loads when the lease has ended.
-func checkTakenOver(t *testing.T, url string, want ledger.Counts) {
+// takingOver opens another replica, before anybody has the claim: a machine at
+// work may take longer for that than a lease. What it returns loads there what
+// somebody holds: it is busy first, and loads when the lease has ended.
+func takingOver(t *testing.T, url string) func(want ledger.Counts) {
 	t.Helper()
 	other := serve(t, opened(t, url, brief), "SDSC")
-	busy := 0
-	until(t, "the claim is lost", func() bool {
-		report, err := other.LoadSome(context.Background())
-		if err != nil {
-			t.Fatal(err)
+	return func(want ledger.Counts) {
+		t.Helper()
+		busy := 0
+		until(t, "the claim is lost", func() bool {
+			report, err := other.LoadSome(context.Background())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if report.Busy {
+				busy++
+			}
+			return report.Batches > 0
+		})
+		if busy == 0 {
+			t.Error("nobody had the claim")
 		}
-		if report.Busy {
-			busy++
-		}
-		return report.Batches > 0
-	})
-	if busy == 0 {
-		t.Error("nobody had the claim")
+		checkCounts(t, url, want)
 	}
-	checkCounts(t, url, want)
 }
 
 func checkCounts(t *testing.T, url string, want ledger.Counts) {
@@ -93,6 +97,7 @@ func TestLease(t *testing.T) {
 	holder := newStalled(opened(t, url, brief))
 	c := serve(t, holder, "PSC")
 	c.send(t, compute("1", "alice", 1), compute("2", "eve", 1))
+	checkTakenOver := takingOver(t, url)
 	ended := make(chan error, 1)
 	go func() {
 		_, err := c.LoadSome(context.Background())
@@ -100,7 +105,7 @@ func TestLease(t *testing.T) {
 	}()
 	<-holder.claimed
 	want := ledger.Counts{Accepted: 2, Loaded: 1, Failed: 1}
-	checkTakenOver(t, url, want)
+	checkTakenOver(want)
 	close(holder.goOn)
 	if err := <-ended; codeOf(err) != amieusage.CodeUnavailable {
 		t.Errorf("the holder goes on with %v, want one with code %s", err, amieusage.CodeUnavailable)
@@ -117,6 +122,7 @@ func TestLeaseSending(t *testing.T) {
 	holder := opened(t, url, brief)
 	c := serve(t, holder, "PSC")
 	c.send(t, compute("1", "alice", 1))
+	checkTakenOver := takingOver(t, url)
 	copying, goOn, ended := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 	go func() {
 		ended <- holder.Write(context.Background(), func(tx pgx.Tx) error {
@@ -133,7 +139,7 @@ func TestLeaseSending(t *testing.T) {
 	}()
 	<-copying
 	want := ledger.Counts{Accepted: 1, Loaded: 1}
-	checkTakenOver(t, url, want)
+	checkTakenOver(want)
 	close(goOn)
 	if err := <-ended; codeOf(err) != amieusage.CodeUnavailable {
 		t.Errorf("the holder goes on with %v, want one with code %s", err, amieusage.CodeUnavailable)
@@ -161,6 +167,7 @@ func TestLeaseStopped(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)
 	serve(t, opened(t, url, brief), "PSC").send(t, compute("1", "alice", 1))
+	checkTakenOver := takingOver(t, url)
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -187,7 +194,7 @@ func TestLeaseStopped(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := ledger.Counts{Accepted: 1, Loaded: 1}
-	checkTakenOver(t, url, want)
+	checkTakenOver(want)
 	if err := cmd.Process.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}

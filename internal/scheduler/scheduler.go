@@ -29,6 +29,7 @@ type Job struct {
 	Partition string
 	QOS       string
 	Name      string // valid UTF-8, any other character; may hold line breaks
+	Run       string // tells the runs of a job apart that was requeued and kept its submit time; "" for the last, and where Submit does
 	ReqMem    string // memory asked for, as the scheduler prints it
 	State     string // one upper-case word: COMPLETED, CANCELLED
 
@@ -39,13 +40,18 @@ type Job struct {
 	Submit, Start, End time.Time // UTC; zero: unknown, or has not happened
 
 	ElapsedSeconds int64 // run time that is charged: End − Start without the time suspended
-	Nodes          int64 // nodes allocated
+	Nodes          int64 // nodes allocated; 0: the accounting does not say
 	CPUs           int64 // CPUs allocated
 	TRES           []TRES
 
 	// Lacks names the facts that the source cannot give, such as a column that a dump does not have. Such a fact is unknown,
 	// not empty: what is known of the job from elsewhere stays.
 	Lacks Facts
+	// NoUsage is why the row is no usage of its own, though it bears a job's id: an array's parent, a task that is counted with
+	// its job. "" for almost all.
+	NoUsage string
+	// Unknown names TRES that were or may have been allocated, and of which the accounting gives no number.
+	Unknown []string
 	// Warning is what a person should look at, though the job counts; "" for almost all.
 	Warning string
 }
@@ -133,7 +139,7 @@ func (t TRES) plus(other TRES) TRES {
 // Clone returns a copy that outlives the iteration that yielded j.
 func (j *Job) Clone() *Job {
 	c := *j
-	c.TRES = slices.Clone(j.TRES)
+	c.TRES, c.Unknown = slices.Clone(j.TRES), slices.Clone(j.Unknown)
 	return &c
 }
 
@@ -142,6 +148,19 @@ func (j *Job) Clone() *Job {
 // what was yielded before it may not be all there is.
 type Source interface {
 	Jobs(ctx context.Context) iter.Seq2[*Job, error]
+}
+
+// Stats counts what was read. Jobs yielded = Rows − Steps − Bad, but for a row that a final error ended.
+type Stats struct {
+	Rows  int64 // rows of text, or jobs in JSON
+	Steps int64 // rows that were steps of a job, and passed over; the steps inside JSON are not counted
+	Bad   int64 // rows that could not be read, each yielded as a *RowError
+}
+
+// A Reader is a Source that counts what it has read.
+type Reader interface {
+	Source
+	Stats() Stats
 }
 
 // A SourceFunc is a Source that is a function.

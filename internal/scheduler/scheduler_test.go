@@ -7,8 +7,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/amieusage/amieusage/internal/scheduler"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/amieusage/amieusage/internal/scheduler"
 )
 
 func TestTRESCount(t *testing.T) {

@@ -49,10 +49,15 @@ type Site struct {
 	ConfirmWait     time.Duration
 	RequestTimeout  time.Duration // of one attempt
 	Retry           usageclient.RetryPolicy
+	Schedulers      []Kind // at least one
 	Slurm           Slurm
+	PBS             []PBS        // one for each server
+	HTCondor        []HTCondor   // one for each schedd
+	GridEngine      []GridEngine // one for each cell
 	Rules           siterules.Rules
 
-	key string // of an amieclient configuration
+	key      string // of an amieclient configuration
+	hasSlurm bool   // there is a section slurm:
 }
 
 // Slurm says how Slurm's accounting is read.
@@ -89,6 +94,9 @@ func Read(path, section string) (*Site, error) {
 			*name = filepath.Join(filepath.Dir(path), *name)
 		}
 	}
+	if err := s.absolute(filepath.Dir(path)); err != nil {
+		return nil, err
+	}
 	// A program's name without a slash is one to be found on PATH.
 	if sacct := &s.Slurm.Sacct; strings.ContainsRune(*sacct, '/') && !filepath.IsAbs(*sacct) {
 		if *sacct, err = filepath.Abs(filepath.Join(filepath.Dir(path), *sacct)); err != nil {
@@ -101,13 +109,14 @@ func Read(path, section string) (*Site, error) {
 func newSite(file string) *Site {
 	return &Site{
 		File: file, UsageURL: amieusage.DefaultURL, State: DefaultState, ConfirmWait: DefaultConfirmWait,
-		RequestTimeout: usageclient.DefaultTimeout, Slurm: Slurm{Lookback: DefaultLookback, Sacct: "sacct"},
+		RequestTimeout: usageclient.DefaultTimeout, Schedulers: []Kind{KindSlurm}, Slurm: Slurm{Lookback: DefaultLookback, Sacct: "sacct"},
 	}
 }
 
 // ParseSite reads a site.yaml; name is what errors call it.
 func ParseSite(name string, data []byte) (*Site, error) {
 	s, rules := newSite(name), ruleFile{}
+	s.Schedulers = nil
 	var zone *time.Location
 	err := parse(name, data, s.reader(&rules, &zone))
 	if unknown, ok := errors.AsType[*unknownKeyError](err); ok {
@@ -118,6 +127,17 @@ func ParseSite(name string, data []byte) (*Site, error) {
 	}
 	if s.Name == "" {
 		return nil, fmt.Errorf("%s: site is missing: the site's name, as in site: PSC", name)
+	}
+	if err := s.settle(s.hasSlurm); err != nil {
+		return nil, err
+	}
+	for i := range s.PBS {
+		if s.PBS[i].Zone == nil {
+			s.PBS[i].Zone = zone
+		}
+		if zone == nil {
+			zone = s.PBS[i].Zone
+		}
 	}
 	if zone == nil {
 		zone = s.Slurm.Zone
@@ -134,7 +154,7 @@ func ParseSite(name string, data []byte) (*Site, error) {
 // reader reads the top of a site.yaml.
 func (s *Site) reader(rules *ruleFile, zone **time.Location) reader {
 	return func(v value) error {
-		return v.fields(append(rules.fields(),
+		return v.fields(append(append(rules.fields(), s.schedulers()...),
 			field{"site", parsed(func(text string) error {
 				s.Name = text
 				return under("site", CheckSiteName(text))
@@ -181,6 +201,7 @@ func (s *Site) reader(rules *ruleFile, zone **time.Location) reader {
 			}},
 			field{"time_zone", location(zone)},
 			field{"slurm", func(v value) error {
+				s.hasSlurm = s.hasSlurm || v.isSet()
 				return v.fields(
 					field{"time_zone", location(&s.Slurm.Zone)},
 					field{"lookback", duration("lookback", &s.Slurm.Lookback)},

@@ -57,8 +57,8 @@ func (m *Match) check() error {
 }
 
 func (m *Match) fits(job *scheduler.Job) bool {
-	return fits(m.Clusters, job.Cluster) && fits(m.Partitions, job.Partition) && fits(m.QOS, job.QOS) && fits(m.Accounts, job.Account) &&
-		fits(m.Users, job.User) && fits(m.Reservations, job.Reservation) && fits(m.States, job.State)
+	return Fits(m.Clusters, job.Cluster) && Fits(m.Partitions, job.Partition) && Fits(m.QOS, job.QOS) && Fits(m.Accounts, job.Account) &&
+		Fits(m.Users, job.User) && Fits(m.Reservations, job.Reservation) && Fits(m.States, job.State)
 }
 
 // CheckPattern returns what is wrong with a pattern, or nil.
@@ -78,7 +78,8 @@ func checkPatterns(patterns []string) error {
 	return nil
 }
 
-func fits(patterns []string, s string) bool {
+// Fits tells whether one of the patterns fits, as those of a Match do; none fit everything.
+func Fits(patterns []string, s string) bool {
 	for _, p := range patterns {
 		if p == "*" || glob(p, s) {
 			return true

@@ -115,7 +115,7 @@ func (p *Projects) idOf(account string) (id string, ok bool, how string) {
 			return r.Case.of(id), true, "projects: rewrite " + strconv.Itoa(i+1)
 		}
 	}
-	if !fits(p.Include, account) {
+	if !Fits(p.Include, account) {
 		return "", false, ""
 	}
 	how = "the account"
@@ -223,8 +223,9 @@ func ParseTemplate(s string) (Template, error) {
 func (t Template) String() string { return t.text }
 
 // of returns the id of a job's record. A job that was resized leaves a row for
-// each size; all but the last need an id of their own, or they would overwrite
-// one another where they have one submit time.
+// each size, and one that was requeued one for each run; all but the last need an
+// id of their own, or they would overwrite one another where they have one submit
+// time.
 func (t Template) of(job *scheduler.Job) (string, error) {
 	id := job.ID
 	if t.parts != nil {
@@ -241,6 +242,9 @@ func (t Template) of(job *scheduler.Job) (string, error) {
 			b.WriteString(value)
 		}
 		id = b.String()
+	}
+	if job.Run != "" {
+		id += "-run-" + job.Run
 	}
 	if job.State == "RESIZING" {
 		id += "-resized-" + strconv.FormatInt(job.Start.Unix(), 10)

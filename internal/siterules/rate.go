@@ -263,6 +263,14 @@ func (r *Rate) NeedsTRES() string {
 	return ""
 }
 
+// names reports whether the rate is for a TRES, whatever its type.
+func (r *Rate) names(tres string) bool {
+	return slices.ContainsFunc(r.rates(), func(part tresRate) bool {
+		name, _, _ := strings.Cut(part.name, ":")
+		return strings.EqualFold(name, tres)
+	})
+}
+
 // Untracked names the TRES of the rate that the accounting does not give of the
 // job, and tells whether it gives none of them at all. A rate of 0 counts as any
 // other. Jobs without GPUs have no gres/gpu, and so some is usual; none is not.

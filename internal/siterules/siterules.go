@@ -178,6 +178,8 @@ func (e *TRESError) Error() string {
 // source's jobs can be charged.
 func (r *Rules) Assess(job *scheduler.Job) (Assessment, error) {
 	switch {
+	case job.NoUsage != "":
+		return Assessment{Skip: Skip(job.NoUsage)}, nil
 	case !job.Finished():
 		return Assessment{Skip: SkipUnfinished}, nil
 	case job.ElapsedSeconds == 0 && (job.Start.IsZero() || len(job.TRES) == 0):
@@ -211,6 +213,11 @@ func (r *Rules) Assess(job *scheduler.Job) (Assessment, error) {
 	if job.Lacks.Has(scheduler.FactTRES) {
 		if tres := rate.NeedsTRES(); tres != "" {
 			return Assessment{}, &TRESError{TRES: tres, Resource: resource.Name, Place: scheduler.Place{File: job.Place.File}}
+		}
+	}
+	for _, name := range job.Unknown {
+		if rate.names(name) {
+			return problem(name, "the accounting gives no number of it, and "+resource.Name+" is charged by it", "correct it in the accounting", nil)
 		}
 	}
 	if len(job.TRES) == 0 {
@@ -257,12 +264,14 @@ func Record(job *scheduler.Job, made *Made) *amieusage.ComputeRecord {
 		StartTime:      job.Start,
 		EndTime:        job.End,
 		Charge:         made.Charge,
-		NodeCount:      amieusage.CountOf(job.Nodes),
 		CpuCoreCount:   amieusage.CountOf(job.CPUs),
 		JobName:        clip(job.Name, 4096),
 		Memory:         job.ReqMem,
 		Queue:          job.Partition,
 		ParentRecordID: job.ParentID,
+	}
+	if job.Nodes > 0 {
+		record.NodeCount = amieusage.CountOf(job.Nodes)
 	}
 	if job.DisplayID != job.ID {
 		record.LocalReference = job.DisplayID

@@ -8,11 +8,12 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/amieusage/amieusage/internal/scheduler"
-	"github.com/amieusage/amieusage/internal/slurm"
 	"github.com/google/go-cmp/cmp"
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
+
+	"github.com/amieusage/amieusage/internal/scheduler"
+	"github.com/amieusage/amieusage/internal/slurm"
 )
 
 // compress returns the text compressed by the writer that open makes.

@@ -11,9 +11,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/amieusage/amieusage/internal/scheduler"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/amieusage/amieusage/internal/scheduler"
 )
 
 // slowJSON reads a job from what encoding/json makes of it. What is wrong anywhere in what it looks at is noted in bad.

@@ -17,9 +17,10 @@ import (
 	"time"
 	_ "time/tzdata"
 
-	"github.com/amieusage/amieusage/internal/scheduler"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/amieusage/amieusage/internal/scheduler"
 )
 
 // The slow… functions read what this package reads, in the plainest way that there is.
@@ -204,7 +205,7 @@ type reading struct {
 	jobs  []*scheduler.Job
 	bad   []*scheduler.RowError
 	err   error
-	stats Stats
+	stats scheduler.Stats
 }
 
 // read reads anything at all, which comes in pieces of so many bytes (0: at once). Each job has an id, nothing comes behind

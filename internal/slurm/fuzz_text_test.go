@@ -8,9 +8,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/amieusage/amieusage/internal/scheduler"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/amieusage/amieusage/internal/scheduler"
 )
 
 // slowHeader is the layout that sacct is asked for.

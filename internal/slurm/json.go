@@ -8,8 +8,10 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/amieusage/amieusage/internal/scheduler"
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/amieusage/amieusage/internal/scheduler"
+	"github.com/amieusage/amieusage/internal/textfile"
 )
 
 // maxToken bounds what one JSON string or number may take, in bytes, give or take a buffer.
@@ -47,7 +49,7 @@ func (l *tokenLimiter) Read(p []byte) (int, error) {
 	if l.read-l.d.dec.InputOffset() > maxToken {
 		return 0, errLongToken
 	}
-	n, err := l.d.r.in.Read(p[:min(len(p), bufSize)])
+	n, err := l.d.r.in.Read(p[:min(len(p), textfile.BufferSize)])
 	l.read += int64(n)
 	return n, err
 }

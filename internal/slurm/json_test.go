@@ -6,9 +6,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/amieusage/amieusage/internal/scheduler"
 	"github.com/amieusage/amieusage/internal/slurm"
-	"github.com/google/go-cmp/cmp"
 )
 
 // jobJSON is a job that nothing is wrong with. Members given last win over it only if it does not have them.
@@ -172,7 +173,7 @@ func TestJSONBadJobStopsOnlyItself(t *testing.T) {
 		t.Run(tt.member+"="+tt.value, func(t *testing.T) {
 			bad := changedJSON(map[string]string{tt.member: tt.value}, "")
 			got := readText(jobsJSON(jobJSON(""), bad, jobJSON("")), slurm.Options{})
-			if got.err != nil || len(got.jobs) != 2 || len(got.bad) != 1 || got.stats != (slurm.Stats{Rows: 3, Bad: 1}) {
+			if got.err != nil || len(got.jobs) != 2 || len(got.bad) != 1 || got.stats != (scheduler.Stats{Rows: 3, Bad: 1}) {
 				t.Fatalf("%d jobs, bad %v, error %v, %+v; want two jobs around one bad", len(got.jobs), got.bad, got.err, got.stats)
 			}
 			if got.bad[0].Error() != tt.want {

@@ -6,9 +6,10 @@ import (
 	"testing"
 	"time"
 
+	"pgregory.net/rapid"
+
 	"github.com/amieusage/amieusage/internal/scheduler"
 	"github.com/amieusage/amieusage/internal/slurm"
-	"pgregory.net/rapid"
 )
 
 // drawJob makes a job as Slurm could hold it, whose name has anything in it that does not forge a row: no line of it but

@@ -12,10 +12,11 @@ import (
 	"time"
 	_ "time/tzdata"
 
-	"github.com/amieusage/amieusage/internal/scheduler"
-	"github.com/amieusage/amieusage/internal/slurm"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/amieusage/amieusage/internal/scheduler"
+	"github.com/amieusage/amieusage/internal/slurm"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -27,12 +28,12 @@ type result struct {
 	jobs  []*scheduler.Job
 	bad   []*scheduler.RowError
 	err   error // the final one
-	stats slurm.Stats
+	stats scheduler.Stats
 }
 
 func readAll(source interface {
 	scheduler.Source
-	Stats() slurm.Stats
+	Stats() scheduler.Stats
 }) result {
 	var r result
 	for job, err := range source.Jobs(context.Background()) {

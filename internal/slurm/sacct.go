@@ -10,12 +10,12 @@ import (
 	"io"
 	"iter"
 	"log/slog"
-	"os"
 	"os/exec"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/amieusage/amieusage/internal/command"
 	"github.com/amieusage/amieusage/internal/scheduler"
 )
 
@@ -30,7 +30,7 @@ type Sacct struct {
 	Rand     io.Reader // makes the delimiter; nil is crypto/rand
 
 	names []string // the fields that this sacct knows, once they were asked for
-	stats Stats
+	stats scheduler.Stats
 }
 
 var _ scheduler.Accounting = (*Sacct)(nil)
@@ -43,8 +43,6 @@ var wanted = []column{colCluster, colDBIndex, colJobIDRaw, colJobID, colUser, co
 	colState, colSubmit, colStart, colEnd, colElapsedRaw, colNNodes, colNCPUS, colReqMem, colAllocTRES, colNodeList, colJobName}
 
 const (
-	// killWait is how long sacct's pipes are waited for after it was killed.
-	killWait = 5 * time.Second
 	// shortestWindow is asked for when the accounting refuses all longer ones.
 	shortestWindow = time.Minute
 	// idsAtOnce is how many jobs are asked for by one run of sacct.
@@ -52,7 +50,7 @@ const (
 )
 
 // Stats returns what has been read so far.
-func (s *Sacct) Stats() Stats { return s.stats }
+func (s *Sacct) Stats() scheduler.Stats { return s.stats }
 
 // Ended runs sacct for the jobs that ended in [from, to), cut to whole seconds outwards. Jobs that merely ran in that
 // window, or became eligible to run, come too, unfinished ones among them. A window that the accounting refuses as too wide
@@ -173,7 +171,9 @@ func (s *Sacct) runOnce(ctx context.Context, yield func(*scheduler.Job, error) b
 	}
 	reader := NewReader(pipe, "sacct", Options{Zone: time.UTC, Delimiter: delimiter, Clock: s.Clock})
 	before := s.stats
-	count := func() { s.stats = before.plus(reader.stats) }
+	count := func() {
+		s.stats = scheduler.Stats{Rows: before.Rows + reader.stats.Rows, Steps: before.Steps + reader.stats.Steps, Bad: before.Bad + reader.stats.Bad}
+	}
 	var failed error
 	for job, err := range reader.Jobs(ctx) {
 		count()
@@ -264,29 +264,29 @@ func (s *Sacct) arguments(delimiter string, fields, which []string) []string {
 
 // command prepares sacct with an environment in which it prints times as seconds since the epoch and reads them as UTC.
 // SACCT_ variables, which change what it selects, are left out.
-func (s *Sacct) command(ctx context.Context, args ...string) (*exec.Cmd, *tail) {
+func (s *Sacct) command(ctx context.Context, args ...string) (*exec.Cmd, *command.Tail) {
 	path := s.Path
 	if path == "" {
 		path = "sacct"
 	}
 	env := s.Env
 	if env == nil {
-		env = os.Environ()
+		env = command.Environment()
 	}
 	env = slices.DeleteFunc(slices.Clone(env), func(v string) bool { return strings.HasPrefix(v, "SACCT_") })
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Env = append(env, "SLURM_TIME_FORMAT=%s", "TZ=UTC")
-	cmd.WaitDelay = killWait
-	endGroup(cmd)
-	messages := new(tail)
+	cmd.WaitDelay = command.Wait
+	command.EndGroup(cmd)
+	messages := new(command.Tail)
 	cmd.Stderr = messages
 	return cmd, messages
 }
 
 // wait waits for sacct, whose output has been read. What it wrote to standard error explains its failure, or is logged.
-func (s *Sacct) wait(cmd *exec.Cmd, messages *tail) error {
+func (s *Sacct) wait(cmd *exec.Cmd, messages *command.Tail) error {
 	err := cmd.Wait()
-	lines := messages.lines()
+	lines := messages.Lines()
 	said := strings.Join(lines, " / ")
 	switch {
 	case err != nil && strings.Contains(said, tooWide):
@@ -311,28 +311,4 @@ func (s *Sacct) log(level slog.Level, message string, args ...any) {
 	if s.Logger != nil {
 		s.Logger.Log(context.Background(), level, message, args...)
 	}
-}
-
-// tail keeps the end of what is written to it.
-type tail struct{ kept []byte }
-
-const maxTail = 4096
-
-func (t *tail) Write(p []byte) (int, error) {
-	t.kept = append(t.kept, p...)
-	if over := len(t.kept) - maxTail; over > 0 {
-		t.kept = slices.Delete(t.kept, 0, over)
-	}
-	return len(p), nil
-}
-
-// lines returns the lines that were kept, without blank ones.
-func (t *tail) lines() []string {
-	var lines []string
-	for line := range strings.Lines(strings.ToValidUTF8(string(t.kept), "\uFFFD")) {
-		if line = strings.TrimSpace(line); line != "" {
-			lines = append(lines, line)
-		}
-	}
-	return lines
 }

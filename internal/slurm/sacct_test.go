@@ -17,9 +17,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/amieusage/amieusage/internal/scheduler"
 	"github.com/amieusage/amieusage/internal/slurm"
-	"github.com/google/go-cmp/cmp"
 )
 
 // TestMain lets the test's own program stand in for sacct.
@@ -163,7 +164,7 @@ func fake(t *testing.T, role string) *window {
 
 func TestSacct(t *testing.T) {
 	got := readAll(fake(t, "works"))
-	if got.err != nil || len(got.bad) > 0 || len(got.jobs) != 1 || got.stats != (slurm.Stats{Rows: 1}) {
+	if got.err != nil || len(got.bad) > 0 || len(got.jobs) != 1 || got.stats != (scheduler.Stats{Rows: 1}) {
 		t.Fatalf("got %+v", got)
 	}
 	want := []*scheduler.Job{{

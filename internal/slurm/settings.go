@@ -7,6 +7,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"github.com/amieusage/amieusage/internal/command"
 )
 
 // Settings are those of Slurm that decide what its accounting has, and who may see it. What could not be asked is empty.
@@ -68,13 +70,13 @@ func (s *Sacct) beside(ctx context.Context, program string, args ...string) (str
 	ctx, cancel := context.WithTimeoutCause(ctx, s.timeout(), errTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.WaitDelay = killWait
-	endGroup(cmd)
+	cmd.WaitDelay = command.Wait
+	command.EndGroup(cmd)
 	var out bytes.Buffer
-	messages := new(tail)
+	messages := new(command.Tail)
 	cmd.Stdout, cmd.Stderr = &out, messages
 	if err := cmd.Run(); err != nil {
-		if said := strings.Join(messages.lines(), " / "); said != "" {
+		if said := strings.Join(messages.Lines(), " / "); said != "" {
 			err = fmt.Errorf("%w: %s", err, said)
 		}
 		return "", fmt.Errorf("%s: %w", program, err)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/amieusage/amieusage/internal/scheduler"
+	"github.com/amieusage/amieusage/internal/textfile"
 )
 
 // DumpCommand is a shell command whose output Reader reads without loss or doubt: times in seconds since the epoch, and no
@@ -24,9 +25,8 @@ const DumpCommand = `SLURM_TIME_FORMAT=%s sacct --allclusters --allusers --alloc
 	`Cluster,DBIndex,JobIDRaw,JobID,User,UID,Account,Partition,QOS,Reservation,State,Submit,Start,End,ElapsedRaw,NNodes,NCPUS,ReqMem,AllocTRES,NodeList`
 
 const (
-	maxLine = 1 << 20 // bytes of a row of text; longer ones are reported and passed over
-	maxName = 4096    // bytes kept of a job's name
-	bufSize = 256 << 10
+	maxLine = textfile.MaxLine // bytes of a row of text; longer ones are reported and passed over
+	maxName = 4096             // bytes kept of a job's name
 )
 
 // epochRemedy is what helps against every time that could not be read for certain.
@@ -53,17 +53,6 @@ func (o *Options) now() time.Time {
 	return time.Now()
 }
 
-// Stats counts what was read. Jobs yielded = Rows − Steps − Bad, but for a row that a final error ended.
-type Stats struct {
-	Rows  int64 // rows of text, or jobs in JSON
-	Steps int64 // rows that were steps of a job, and passed over; the steps inside JSON are not counted
-	Bad   int64 // rows that could not be read, each yielded as a *scheduler.RowError
-}
-
-func (s Stats) plus(other Stats) Stats {
-	return Stats{Rows: s.Rows + other.Rows, Steps: s.Steps + other.Steps, Bad: s.Bad + other.Bad}
-}
-
 // Reader is a scheduler.Source on the output of sacct, text or JSON, found out by its first character; compressed by gzip,
 // zstd or xz, too, found out by its first bytes. Memory does not grow
 // with the length of the input. Unfinished jobs are yielded with a zero End; steps are not yielded. Bytes that are no
@@ -72,17 +61,17 @@ type Reader struct {
 	in    *bufio.Reader
 	name  string
 	opts  Options
-	stats Stats
+	stats scheduler.Stats
 	cut   bool // the text ended within a row
 }
 
 // NewReader returns a Reader of r; name is what errors call it, "-" for standard input.
 func NewReader(r io.Reader, name string, opts Options) *Reader {
-	return &Reader{in: bufio.NewReaderSize(r, bufSize), name: name, opts: opts}
+	return &Reader{in: bufio.NewReaderSize(r, textfile.BufferSize), name: name, opts: opts}
 }
 
 // Stats returns what has been read so far.
-func (r *Reader) Stats() Stats { return r.stats }
+func (r *Reader) Stats() scheduler.Stats { return r.stats }
 
 // Jobs yields the jobs, as scheduler.Source describes. It reads r to its end, so only the first iteration yields anything.
 //
@@ -90,7 +79,7 @@ func (r *Reader) Stats() Stats { return r.stats }
 // nil, the JSON is broken or says that sacct failed, reading failed, or ctx ended.
 func (r *Reader) Jobs(ctx context.Context) iter.Seq2[*scheduler.Job, error] {
 	return func(yield func(*scheduler.Job, error) bool) {
-		in, done, err := plain(r.in)
+		in, done, err := textfile.Plain(r.in)
 		defer done()
 		r.in = in
 		var first byte

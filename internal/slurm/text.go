@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/amieusage/amieusage/internal/scheduler"
+	"github.com/amieusage/amieusage/internal/textfile"
 )
 
 const delimiterRemedy = `export with JobName as the last field and --delimiter=$'\x1f'`
@@ -21,7 +22,7 @@ const delimiterRemedy = `export with JobName as the last field and --delimiter=$
 // cut short, and reported.
 type textReader struct {
 	r     *Reader
-	lines lineReader
+	lines textfile.Lines
 	head  *header
 	crlf  bool
 	sep   []byte
@@ -40,7 +41,7 @@ type current struct {
 }
 
 func newTextReader(r *Reader) *textReader {
-	return &textReader{r: r, lines: lineReader{in: r.in}}
+	return &textReader{r: r, lines: textfile.Lines{In: r.in}}
 }
 
 // run yields every job, and returns what ended it before the end of the text.
@@ -50,15 +51,15 @@ func (t *textReader) run(ctx context.Context, yield func(*scheduler.Job, error) 
 	}
 	headerLine := []byte(t.head.line)
 	for {
-		line, ended, long, err := t.lines.next()
+		line, ended, long, err := t.lines.Next()
 		if err := ctx.Err(); err != nil { // the text may have ended for that very reason
-			return fmt.Errorf("%s: %w", t.place(t.lines.number), err)
+			return fmt.Errorf("%s: %w", t.place(t.lines.Number), err)
 		}
 		if err == io.EOF {
 			return t.flush(yield)
 		}
 		if err != nil {
-			return fmt.Errorf("%s: %w", t.place(t.lines.number+1), err)
+			return fmt.Errorf("%s: %w", t.place(t.lines.Number+1), err)
 		}
 		if t.crlf {
 			line = bytes.TrimSuffix(line, []byte("\r"))
@@ -67,7 +68,7 @@ func (t *textReader) run(ctx context.Context, yield func(*scheduler.Job, error) 
 		if seps == 0 && !t.head.freeText && bytes.HasPrefix(line, []byte("sacct: ")) && isError(string(line)) {
 			err := t.flush(yield)
 			if err == nil {
-				err = &scheduler.IncompleteError{Problem: fmt.Sprintf("%s: sacct said %q", t.place(t.lines.number), clip(string(line), 200)),
+				err = &scheduler.IncompleteError{Problem: fmt.Sprintf("%s: sacct said %q", t.place(t.lines.Number), clip(string(line), 200)),
 					Remedy: "there may be more jobs than this has: export it again"}
 			}
 			return err
@@ -94,18 +95,18 @@ const aboveHeader = 50
 func (t *textReader) readHeader() error {
 	var above []string
 	for {
-		line, _, long, err := t.lines.next()
+		line, _, long, err := t.lines.Next()
 		if err == io.EOF && len(above) > 0 {
 			return t.noHeader(above)
 		}
 		if err != nil {
-			return fmt.Errorf("%s: %w", t.place(t.lines.number+1), err)
+			return fmt.Errorf("%s: %w", t.place(t.lines.Number+1), err)
 		}
 		if len(bytes.TrimSpace(line)) == 0 {
 			continue
 		}
 		if long {
-			return fmt.Errorf("%s: the first line is longer than %d bytes; export again with: %s", t.place(t.lines.number), maxLine, DumpCommand)
+			return fmt.Errorf("%s: the first line is longer than %d bytes; export again with: %s", t.place(t.lines.Number), maxLine, DumpCommand)
 		}
 		text, crlf := strings.CutSuffix(string(line), "\r")
 		head, err := parseHeader(text, t.r.opts.Delimiter)
@@ -115,13 +116,13 @@ func (t *textReader) readHeader() error {
 			return t.heard(above)
 		case len(t.r.opts.Columns) > 0 && !isError(text):
 			if head, err = headerOf(t.r.opts.Columns, text, t.r.opts.Delimiter); err != nil {
-				return fmt.Errorf("%s: %w", t.place(t.lines.number), err)
+				return fmt.Errorf("%s: %w", t.place(t.lines.Number), err)
 			}
 			t.use(head, crlf)
 			t.begin(bytes.TrimSuffix(line, []byte("\r")), bytes.Count(line, t.sep), true, false)
 			return t.heard(above)
 		case !errors.Is(err, errNoHeader):
-			return fmt.Errorf("%s: %w; export again with: %s", t.place(t.lines.number), err, DumpCommand)
+			return fmt.Errorf("%s: %w; export again with: %s", t.place(t.lines.Number), err, DumpCommand)
 		}
 		if above = append(above, text); len(above) == aboveHeader {
 			return t.noHeader(above)
@@ -209,7 +210,7 @@ func (t *textReader) extend(line []byte, seps int) {
 // begin makes the line the current row.
 func (t *textReader) begin(line []byte, seps int, ended, long bool) {
 	c, h := &t.cur, t.head
-	c.open, c.line, c.seps, c.more, c.problem = true, t.lines.number, seps, c.more[:0], ""
+	c.open, c.line, c.seps, c.more, c.problem = true, t.lines.Number, seps, c.more[:0], ""
 	switch {
 	case !ended && !long && !h.trailing && !h.lastFree:
 		// The last field may have lost its end, and the job its charge.

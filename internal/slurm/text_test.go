@@ -11,9 +11,10 @@ import (
 	"testing/iotest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/amieusage/amieusage/internal/scheduler"
 	"github.com/amieusage/amieusage/internal/slurm"
-	"github.com/google/go-cmp/cmp"
 )
 
 // reorder writes a row's fields in the order of another header.
@@ -127,7 +128,7 @@ func TestFinalErrors(t *testing.T) {
 
 func TestHeaderOnlyIsNoJobs(t *testing.T) {
 	for _, text := range []string{columns + "\n", columns, columns + "|\n\n"} {
-		if got := mustRead(t, text, slurm.Options{}); len(got.jobs) != 0 || got.stats != (slurm.Stats{}) {
+		if got := mustRead(t, text, slurm.Options{}); len(got.jobs) != 0 || got.stats != (scheduler.Stats{}) {
 			t.Errorf("%q: got %+v", text, got)
 		}
 	}

@@ -5,9 +5,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/amieusage/amieusage/internal/scheduler"
 	"github.com/amieusage/amieusage/internal/slurm"
-	"github.com/google/go-cmp/cmp"
 )
 
 // columns is the layout of the rows that these tests write.
@@ -180,7 +181,7 @@ func TestTrapStepsAreNoJobs(t *testing.T) {
 		rows = append(rows, line("JobIDRaw", id, "JobID", strings.Replace(id, "104", "104+0", 1), "User", "", "End", "nonsense"))
 	}
 	got := mustRead(t, dump(append(rows, line())...), slurm.Options{})
-	if len(got.jobs) != 1 || got.stats != (slurm.Stats{Rows: 6, Steps: 5}) {
+	if len(got.jobs) != 1 || got.stats != (scheduler.Stats{Rows: 6, Steps: 5}) {
 		t.Errorf("%d jobs, %+v; want 1 job and 5 steps", len(got.jobs), got.stats)
 	}
 }
@@ -258,7 +259,7 @@ func TestTrapBadRowStopsOnlyItself(t *testing.T) {
 			if text := got.bad[0].Error(); !strings.HasPrefix(text, tt.want) {
 				t.Errorf("got  %s\nwant %s", text, tt.want)
 			}
-			if got.stats != (slurm.Stats{Rows: 3, Bad: 1}) {
+			if got.stats != (scheduler.Stats{Rows: 3, Bad: 1}) {
 				t.Errorf("got %+v", got.stats)
 			}
 		})

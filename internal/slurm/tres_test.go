@@ -6,8 +6,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/amieusage/amieusage/internal/scheduler"
 	"pgregory.net/rapid"
+
+	"github.com/amieusage/amieusage/internal/scheduler"
 )
 
 func TestParseCount(t *testing.T) {

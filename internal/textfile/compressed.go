@@ -1,4 +1,4 @@
-package slurm
+package textfile
 
 import (
 	"bufio"
@@ -11,14 +11,15 @@ import (
 	"github.com/ulikunitz/xz"
 )
 
-// maxWindow bounds the memory that a dump compressed by zstd can ask for.
+// maxWindow bounds the memory that a file compressed by zstd can ask for.
 const maxWindow = 128 << 20
 
-// errCutOff says that a compressed dump does not come to its end.
-var errCutOff = errors.New("the dump is compressed and cut off: copy it again")
+// errCutOff says that a compressed file does not come to its end.
+var errCutOff = errors.New("the file is compressed and cut off: copy it again")
 
-// plain returns a reader of the text of a dump that may be compressed, which is told by its first bytes, and what closes it.
-func plain(in *bufio.Reader) (*bufio.Reader, func(), error) {
+// Plain returns a reader of the text of a file that may be compressed by gzip, zstd or xz, which is told by its first bytes, and what closes it.
+// A reader of a file that is cut off ends in an error.
+func Plain(in *bufio.Reader) (*bufio.Reader, func(), error) {
 	head, _ := in.Peek(6)
 	last := &lastBytes{in: in}
 	text := &decompressed{whole: func() bool { return true }}
@@ -45,10 +46,10 @@ func plain(in *bufio.Reader) (*bufio.Reader, func(), error) {
 	if err != nil {
 		return in, done, err
 	}
-	return bufio.NewReaderSize(text, bufSize), done, nil
+	return bufio.NewReaderSize(text, BufferSize), done, nil
 }
 
-// decompressed is the text of a compressed dump.
+// decompressed is the text of a compressed file.
 type decompressed struct {
 	io.Reader
 	whole func() bool
