@@ -49,10 +49,10 @@ func (p *program) doctorCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "doctor --config site.yaml",
 		GroupID: "site",
-		Short:   "Check that a site can report: Slurm, the service, the files",
+		Short:   "Check that a site can report: the scheduler, the service, the files",
 		Long: `Check that a site can report, and say what to do where it cannot: sacct is there
 and may see all jobs (PrivateData), the TRES that the rates are for are recorded
-(AccountingStorageTRES), time zones and clocks agree, the service answers and
+(AccountingStorageTRES), logs of other schedulers can be read, time zones and clocks agree, the service answers and
 takes the key, files are private, and there is room. Nothing is changed.
 
 Exit status: 0 nothing is wrong, 1 something is, 2 bad usage or configuration.`,
@@ -85,7 +85,13 @@ func (d *doctorCommand) work(ctx context.Context) (err error) {
 	d.files(ctx)
 	d.rules()
 	if len(d.config.Rules.Resources) > 0 {
-		d.slurm(ctx)
+		for _, kind := range d.config.Schedulers {
+			if kind == siteconfig.KindSlurm {
+				d.slurm(ctx)
+			} else {
+				d.scheduler(ctx, kind)
+			}
+		}
 	}
 	d.service(ctx)
 	if err := d.print(); err != nil {
@@ -151,6 +157,7 @@ func (d *doctorCommand) rules() {
 		}
 	}
 	switch zone := d.config.Slurm.Zone; {
+	case !slices.Contains(d.config.Schedulers, siteconfig.KindSlurm):
 	case zone == nil:
 		d.found("time zone", checkNote, "slurm: time_zone: is not stated: dumps need times with an offset (SLURM_TIME_FORMAT=%s)", "")
 	default:
@@ -211,6 +218,49 @@ func (d *doctorCommand) slurm(ctx context.Context) {
 		d.found("settings", checkNote, "they could not all be asked: "+err.Error(), "run doctor where scontrol and sacctmgr are")
 	}
 	d.settings(settings, me)
+}
+
+// scheduler checks the accountings of a scheduler that is not Slurm.
+func (d *doctorCommand) scheduler(ctx context.Context, kind siteconfig.Kind) {
+	all, err := d.accountingsOf(kind)
+	if err != nil {
+		d.found(string(kind), checkWrong, err.Error(), "correct "+d.config.File)
+		return
+	}
+	for i := range all {
+		a := &all[i]
+		now := d.clock()
+		jobs, bad, ended := 0, 0, time.Time{}
+		var failed error
+		for job, err := range a.Ended(ctx, now.Add(-a.lookback), now) {
+			if _, row := errors.AsType[*scheduler.RowError](err); row {
+				bad++
+				continue
+			}
+			if failed = err; err != nil {
+				break
+			}
+			if jobs++; job.End.After(ended) {
+				ended = job.End
+			}
+		}
+		switch {
+		case failed != nil:
+			d.found(a.name, checkWrong, failed.Error(), "")
+		case jobs+bad == 0:
+			d.found(a.name, checkNote, fmt.Sprintf("it shows no job of the last %s", a.lookback), "where jobs have run, see whether site.yaml names the right place")
+		case bad > 0:
+			d.found(a.name, checkWrong, fmt.Sprintf("%d jobs and %d rows that cannot be read in the last %s", jobs, bad, a.lookback), "see: amieusage report --dry-run")
+		default:
+			d.found(a.name, checkOK, fmt.Sprintf("%d jobs in the last %s, the newest of which ended at %s", jobs, a.lookback, ended.Format(time.RFC3339)), "")
+		}
+	}
+	for _, p := range d.config.PBS {
+		if kind == siteconfig.KindPBS && p.Exclusive && len(p.Whole) == 0 {
+			d.found("exclusive", checkNote, "pbs: exclusive: node is stated, and nothing says what a whole node has: jobs count as they were assigned",
+				`state it in site.yaml: pbs: {nodes: [{names: ["*"], cpu: 36}]}`)
+		}
+	}
 }
 
 func (d *doctorCommand) settings(s slurm.Settings, me string) {

@@ -281,7 +281,7 @@ func (x *explainCommand) names(job *scheduler.Job, project, user string) (string
 		}
 		return fmt.Sprintf("%s (%s)", name, by)
 	}
-	return how(project, nowProject, projectBy, "account "+job.Account), how(user, nowUser, userBy, "user "+job.User)
+	return how(project, nowProject, projectBy, "account "+x.config.Rules.AccountOf(job)), how(user, nowUser, userBy, "user "+job.User)
 }
 
 // notReported says why a job has no record.
@@ -341,7 +341,7 @@ func (x *explainCommand) reasonOf(job *scheduler.Job) (string, error) {
 	case a.Problem != nil:
 		return "bad row: " + a.Problem.Error(), nil
 	case a.Skip == siterules.SkipAccount:
-		return fmt.Sprintf("%s: %s is not among projects: include, map or rewrite of site.yaml", a.Skip, job.Account), nil
+		return fmt.Sprintf("%s: %s is not among projects: include, map or rewrite of site.yaml", a.Skip, x.config.Rules.AccountOf(job)), nil
 	case a.Skip == siterules.SkipNoResource:
 		return fmt.Sprintf("%s: partition %s, QOS %s, cluster %s", a.Skip, job.Partition, job.QOS, job.Cluster), nil
 	case a.Skip != "":

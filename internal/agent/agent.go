@@ -183,17 +183,17 @@ func (s *Summary) OK() bool {
 }
 
 // leftOut counts a job that is not reported, by account, partition and reason.
-func (s *Summary) leftOut(job *scheduler.Job, reason string) {
+func (s *Summary) leftOut(job *scheduler.Job, account, reason string) {
 	if s.skipped == nil {
 		s.skipped = map[skipKey]*outbox.Skipped{}
 	}
-	key := skipKey{job.Account, job.Partition, reason}
+	key := skipKey{account, job.Partition, reason}
 	k := s.skipped[key]
 	if k == nil {
 		if len(s.skipped) == maxSkips {
 			return // counted in all, and not by account
 		}
-		k = &outbox.Skipped{Account: job.Account, Partition: job.Partition, Reason: reason}
+		k = &outbox.Skipped{Account: account, Partition: job.Partition, Reason: reason}
 		s.skipped[key] = k
 	}
 	k.Jobs++

@@ -110,7 +110,7 @@ func (c *collecting) assess(ctx context.Context, job *scheduler.Job) error {
 		s.Read++
 		if today.Skip != "" {
 			s.Skip(string(today.Skip), 1)
-			s.leftOut(job, string(today.Skip))
+			s.leftOut(job, c.Rules.AccountOf(job), string(today.Skip))
 		}
 	})
 	if job.Warning != "" && today.Skip == "" {

@@ -104,7 +104,7 @@ func (r *Reader) run(ctx context.Context, lines *textfile.Lines, yield func(*sch
 			comments = true
 			continue
 		}
-		if r.stats.Rows == 0 && !comments && bytes.Count(line, []byte(":")) < leastFields-1 && ended {
+		if r.stats.Rows == 0 && !comments && bytes.Count(line, []byte(":")) < leastFields-1 {
 			return fmt.Errorf("%s: %q is no line of Grid Engine's accounting file, which has %d fields or more, parted by colons",
 				r.place(lines.Number), clip(string(line), 80), leastFields)
 		}
@@ -118,7 +118,7 @@ func (r *Reader) run(ctx context.Context, lines *textfile.Lines, yield func(*sch
 		}
 		if problem != nil {
 			r.stats.Bad++
-			if !yield(nil, &scheduler.RowError{Place: r.place(lines.Number), JobID: job.DisplayID, Field: field, Problem: problem.problem, Remedy: problem.remedy}) {
+			if !yield(nil, &scheduler.RowError{Place: r.place(lines.Number), JobID: job.DisplayID, Field: field, Problem: problem.problem, Remedy: problem.remedy, Ended: job.End}) {
 				return errStopped
 			}
 			continue

@@ -36,6 +36,9 @@ const (
 	leastFields = 43
 )
 
+// defaultAccount is the account of who states none.
+const defaultAccount = "sge"
+
 // maxFields bounds how many fields are looked at: a category may hold colons.
 const maxFields = 400
 
@@ -72,7 +75,7 @@ func (p *lineParser) parse(line string, opts *Options, now time.Time) (*schedule
 		if len(p.fields) > fieldNumber {
 			j.DisplayID = number(p.fields[fieldNumber])
 		}
-		return j, "", &fieldError{fmt.Sprintf("the line has %d fields, and no job's number, times and slots in their places", len(p.fields)), "copy it again, or correct it in the accounting file"}
+		return j, "", &fieldError{fmt.Sprintf("the line has %d fields, and no job's number, times and slots in their places, or in two places", len(p.fields)), "copy it again, or correct it in the accounting file"}
 	}
 	j.ID = at(fieldNumber)
 	j.DisplayID = j.ID
@@ -81,6 +84,9 @@ func (p *lineParser) parse(line string, opts *Options, now time.Time) (*schedule
 		j.DisplayID = j.ID
 	}
 	j.User, j.Group, j.Account, j.Project = at(fieldOwner), at(fieldGroup), none(at(fieldAccount)), none(at(fieldProject))
+	if j.Account == defaultAccount {
+		j.Account = ""
+	}
 	j.Partition = at(fieldQueue)
 	j.Name = strings.Join(p.fields[fieldName:fieldNumber+shift], ":")
 	failed, _ := strconv.Atoi(at(fieldFailed))
@@ -141,21 +147,33 @@ func (p *lineParser) split(line string) {
 	p.fields = append(p.fields, line)
 }
 
-// shift returns how many colons the job's name holds; -1: nowhere behind it stands what belongs there.
+// shift returns how many colons the job's name holds; -1: nowhere behind it stands what belongs there, or in several places.
 func (p *lineParser) shift() int {
+	found := -1
 	for shift := 0; fieldTask+shift < len(p.fields); shift++ {
-		fits := true
-		for _, field := range [...]int{fieldNumber, fieldSubmission, fieldStart, fieldEnd, fieldFailed, fieldExit, fieldSlots, fieldTask} {
-			if _, ok := digits(p.fields[field+shift]); !ok {
-				fits = false
-				break
-			}
+		if !p.fits(shift) {
+			continue
 		}
-		if _, err := strconv.ParseFloat(p.fields[fieldWallclock+shift], 64); fits && err == nil {
-			return shift
+		if found >= 0 {
+			return -1
+		}
+		found = shift
+		if len(p.fields) <= leastFields+2 {
+			break // there are no more fields than there should be
 		}
 	}
-	return -1
+	return found
+}
+
+// fits tells whether the fields behind the name, so far behind, are what they should be.
+func (p *lineParser) fits(shift int) bool {
+	for _, field := range [...]int{fieldNumber, fieldSubmission, fieldStart, fieldEnd, fieldFailed, fieldExit, fieldSlots, fieldTask} {
+		n, ok := digits(p.fields[field+shift])
+		if !ok || field == fieldSubmission && n < firstTime || (field == fieldStart || field == fieldEnd) && n > 0 && n < firstTime {
+			return false
+		}
+	}
+	return isNumber(p.fields[fieldWallclock+shift])
 }
 
 // tail returns the category, which may hold colons, and the pe_taskid, which has the iow in front of it and the maxvmem behind
@@ -188,6 +206,8 @@ func isNumber(s string) bool {
 const (
 	// millisFrom tells milliseconds since 1970 from seconds: as seconds it is far off, and as milliseconds in 1973.
 	millisFrom = 100_000_000_000
+	// firstTime is in 1973: what is less is no time of a job.
+	firstTime = 100_000_000
 	dayAhead   = 24 * time.Hour
 	// skew is how much longer than from its start to its end a job may have run: hosts measure it, and clocks are set.
 	skew = 60 // s
@@ -212,9 +232,6 @@ func (p *lineParser) times(at func(int) string, millis *bool) (string, *fieldErr
 		default:
 			*t.to = time.Unix(n, 0).UTC()
 		}
-	}
-	if j.Submit.IsZero() {
-		return "submission_time", &fieldError{"the job's submit time is missing", correctRemedy}
 	}
 	if !j.Start.IsZero() && j.End.IsZero() {
 		return "end_time", &fieldError{"the job's end is missing", correctRemedy}

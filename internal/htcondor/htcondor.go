@@ -115,6 +115,7 @@ func (r *Reader) flush(place scheduler.Place, cut string, yield func(*scheduler.
 		return nil
 	}
 	r.stats.Rows++
+	r.ad.settle()
 	job, field, problem := r.maker.job(&r.ad)
 	if cut != "" {
 		field, problem = "", &fieldError{cut, "copy it again"}
@@ -122,7 +123,7 @@ func (r *Reader) flush(place scheduler.Place, cut string, yield func(*scheduler.
 	r.ad.reset()
 	if problem != nil {
 		r.stats.Bad++
-		if !yield(nil, &scheduler.RowError{Place: place, JobID: job.DisplayID, Field: field, Problem: problem.problem, Remedy: problem.remedy}) {
+		if !yield(nil, &scheduler.RowError{Place: place, JobID: job.DisplayID, Field: field, Problem: problem.problem, Remedy: problem.remedy, Ended: job.End}) {
 			return errStopped
 		}
 		return nil
@@ -138,7 +139,7 @@ func (r *Reader) flush(place scheduler.Place, cut string, yield func(*scheduler.
 // behind each in a history file.
 func (r *Reader) classAds(ctx context.Context, lines *textfile.Lines, yield func(*scheduler.Job, error) bool) error {
 	start, banners := 0, false
-	cut := ""
+	cut, last, lasts := "", []byte(nil), map[string]bool{} // the name of an attribute, and those that jobs have ended with
 	place := func() scheduler.Place { return scheduler.Place{File: r.name, Line: start} }
 	for {
 		line, ended, long, err := lines.Next()
@@ -149,7 +150,8 @@ func (r *Reader) classAds(ctx context.Context, lines *textfile.Lines, yield func
 			if r.opts.Growing {
 				return nil // the line of stars is written last
 			}
-			if banners && cut == "" {
+			// Nothing stands behind the job. It may be whole all the same, where it is the only one, or ends as others do.
+			if cut == "" && (banners || len(lasts) > 0 && !lasts[string(last)]) {
 				cut = "the history ends within the job"
 			}
 			return r.flush(place(), cut, yield)
@@ -157,8 +159,14 @@ func (r *Reader) classAds(ctx context.Context, lines *textfile.Lines, yield func
 		if err != nil {
 			return err
 		}
+		if !ended && !long && r.opts.Growing {
+			return nil // it will be read when it is whole
+		}
 		if line = bytes.TrimRight(line, " \t\r"); len(line) == 0 || bytes.HasPrefix(line, []byte("***")) {
 			banners = banners || len(line) > 0
+			if r.ad.count > 0 && len(lasts) < maxLasts && !lasts[string(last)] {
+				lasts[string(last)] = true
+			}
 			if err := r.flush(place(), cut, yield); err != nil {
 				return err
 			}
@@ -186,9 +194,13 @@ func (r *Reader) classAds(ctx context.Context, lines *textfile.Lines, yield func
 			cut = "the history ends within the job"
 		default:
 			r.ad.setText(name, bytes.TrimSpace(value))
+			last = append(last[:0], name...)
 		}
 	}
 }
+
+// maxLasts bounds how many names are kept that jobs end with: a program prints attributes in one order.
+const maxLasts = 64
 
 // isName tells the name of an attribute.
 func isName(name []byte) bool {

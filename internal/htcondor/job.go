@@ -1,6 +1,7 @@
 package htcondor
 
 import (
+	"bytes"
 	"fmt"
 	"math"
 	"strconv"
@@ -71,20 +72,39 @@ const (
 	kindExpression
 )
 
-// An attribute is a value as the history has it.
+// An attribute is a value as the history has it. A number is what begins as one: it may be an expression all the same.
 type attribute struct {
-	kind kind
-	text string
+	kind       kind
+	start, end int // in the ad's text
+	text       string
 }
 
 // An ad is what is read of a job.
 type ad struct {
 	project string // the name of the attribute of that
 	count   int    // how many attributes there were
+	bytes   []byte // of all values that are kept
 	values  [attributes]attribute
 }
 
-func (a *ad) reset() { a.count, a.values = 0, [attributes]attribute{} }
+func (a *ad) reset() { a.count, a.bytes, a.values = 0, a.bytes[:0], [attributes]attribute{} }
+
+// keep takes a value.
+func (a *ad) keep(slot *attribute, kind kind, value []byte) {
+	slot.kind, slot.start = kind, len(a.bytes)
+	a.bytes = append(a.bytes, value...)
+	slot.end = len(a.bytes)
+}
+
+// settle gives the values their texts, which are one string.
+func (a *ad) settle() {
+	all := string(a.bytes)
+	for i := range a.values {
+		if v := &a.values[i]; v.kind != kindAbsent {
+			v.text = all[v.start:v.end]
+		}
+	}
+}
 
 // slot returns where an attribute's value goes; nil: nowhere.
 func (a *ad) slot(name []byte) *attribute {
@@ -126,21 +146,19 @@ func (a *ad) setText(name, value []byte) {
 	}
 	switch c := value[0]; {
 	case c == '"' && len(value) > 1 && value[len(value)-1] == '"':
-		*slot = attribute{kindString, unescape(string(value[1 : len(value)-1]))}
+		value = value[1 : len(value)-1]
+		if bytes.IndexByte(value, '\\') >= 0 {
+			value = []byte(unescape(string(value)))
+		}
+		a.keep(slot, kindString, value)
 	case c == '-' || c == '+' || c == '.' || c >= '0' && c <= '9':
-		*slot = attribute{kindExpression, string(value)}
-		if _, err := strconv.ParseFloat(slot.text, 64); err == nil {
-			slot.kind = kindNumber
-		}
+		a.keep(slot, kindNumber, value)
+	case equalFold(value, "undefined"):
+		*slot = attribute{}
+	case equalFold(value, "true"), equalFold(value, "false"):
+		a.keep(slot, kindString, bytes.ToLower(value))
 	default:
-		switch strings.ToLower(string(value)) {
-		case "undefined":
-			*slot = attribute{}
-		case "true", "false":
-			*slot = attribute{kindString, strings.ToLower(string(value))}
-		default:
-			*slot = attribute{kindExpression, string(value)}
-		}
+		a.keep(slot, kindExpression, value)
 	}
 }
 
@@ -419,7 +437,7 @@ func (m *maker) allocated(a *ad, universe int64) (string, *fieldError) {
 
 // text returns an attribute that is a string, of valid UTF-8.
 func text(a *ad, attr int) string {
-	if v := &a.values[attr]; v.kind == kindString || v.kind == kindNumber {
+	if v := &a.values[attr]; v.kind == kindString {
 		if !utf8.ValidString(v.text) {
 			return strings.ToValidUTF8(v.text, "\uFFFD")
 		}
@@ -462,10 +480,10 @@ func seconds(a *ad, attr int) (n int64, ok bool, problem *fieldError) {
 }
 
 func notNumber(v *attribute) *fieldError {
-	if v.kind == kindExpression {
+	if v.kind != kindString {
 		return &fieldError{"it is an expression, " + clip(v.text, 80) + ", and no number", correctRemedy}
 	}
-	return &fieldError{strconv.Quote(clip(v.text, 80)) + " is no number that can be", correctRemedy}
+	return &fieldError{strconv.Quote(clip(v.text, 80)) + " is no number", correctRemedy}
 }
 
 func instant(t time.Time) string { return t.Format(time.RFC3339) }

@@ -88,40 +88,41 @@ func (r *Reader) object(d *jsontext.Decoder) error {
 	}
 	r.ad.count++ // an empty one is a job that lacks everything
 	for d.PeekKind() != '}' {
-		name, err := d.ReadToken()
+		name, err := d.ReadValue()
 		if err != nil {
 			return err
 		}
-		slot := r.ad.slot([]byte(name.String()))
+		slot := r.ad.slot(name[1 : len(name)-1]) // the names that count need no escapes
 		if slot == nil {
 			if err := d.SkipValue(); err != nil {
 				return err
 			}
 			continue
 		}
-		if kind := d.PeekKind(); kind == '{' || kind == '[' {
-			slot.kind, slot.text = kindExpression, string(kind)
-			if err := d.SkipValue(); err != nil {
-				return err
-			}
-			continue
-		}
-		value, err := d.ReadToken()
+		kind := d.PeekKind()
+		value, err := d.ReadValue()
 		if err != nil {
 			return err
 		}
-		switch slot.text = value.String(); value.Kind() {
+		switch kind {
 		case '0':
-			slot.kind = kindNumber
+			r.ad.keep(slot, kindNumber, value)
 		case '"':
-			slot.kind = kindString
-			if isExpression(slot.text) {
-				slot.kind = kindExpression
+			text, err := jsontext.AppendUnquote(nil, value)
+			if err != nil {
+				return err
+			}
+			if isExpression(string(text)) {
+				r.ad.keep(slot, kindExpression, text)
+			} else {
+				r.ad.keep(slot, kindString, text)
 			}
 		case 'n':
 			*slot = attribute{}
+		case 't', 'f':
+			r.ad.keep(slot, kindString, value)
 		default:
-			slot.kind = kindString
+			r.ad.keep(slot, kindExpression, value)
 		}
 	}
 	_, err := d.ReadToken()

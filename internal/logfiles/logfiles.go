@@ -52,7 +52,13 @@ func (l *Logs) Ended(ctx context.Context, from, to time.Time) iter.Seq2[*schedul
 				continue
 			}
 			goesOn := l.read(ctx, f, func(job *scheduler.Job, err error) bool {
-				return err == nil && f.First.IsZero() && job.End.Before(from) || yield(job, err)
+				ended := from // where that cannot be told, it is told
+				if row, bad := errors.AsType[*scheduler.RowError](err); bad && !row.Ended.IsZero() {
+					ended = row.Ended
+				} else if err == nil {
+					ended = job.End
+				}
+				return f.First.IsZero() && ended.Before(from) || yield(job, err)
 			})
 			if !goesOn {
 				return

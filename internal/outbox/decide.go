@@ -224,7 +224,7 @@ func away(cur *Entry, reason string) Write {
 func (d *Decider) charged(same []Entry, cur *Entry, facts *scheduler.Job, r Reading, charged bool) Plan {
 	kept := &Job{Facts: *facts, Made: cur.Job.Made, Rate: cur.Job.Rate}
 	if !SameFacts(&cur.Job.Facts, facts) {
-		if charged && (facts.Account != cur.Job.Facts.Account || facts.User != cur.Job.Facts.User) {
+		if known := &cur.Job.Facts; charged && (facts.Account != known.Account || facts.User != known.User || facts.Group != known.Group || facts.Project != known.Project) {
 			kept.Made.Project, kept.Made.User = r.Today.Made.Project, r.Today.Made.User
 		}
 		if rate := d.rate(cur.Job.Rate); rate != nil {

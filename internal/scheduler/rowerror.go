@@ -3,6 +3,7 @@ package scheduler
 import (
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Place says where a job was read.
@@ -35,6 +36,8 @@ type RowError struct {
 	Problem string // what is wrong
 	Remedy  string // what helps; may be empty
 	Err     error  // the cause, if another error is
+
+	Ended time.Time // when the job ended, where that can be told
 }
 
 // Error returns place, job, field, problem, cause and remedy on one line.

@@ -57,7 +57,14 @@ func (r *ruleFile) fields() []field {
 		})},
 		{"projects", func(v value) error {
 			return v.fields(
-				field{"from", one((*string)(&projects.From), "projects: from", "account", "project", "group")},
+				field{"from", several(func(v value) error {
+					var from string
+					err := one(&from, "projects: from", "account", "project", "group")(v)
+					if from != "" {
+						projects.From = append(projects.From, siterules.AccountFrom(from))
+					}
+					return err
+				})},
 				field{"include", patterns(&projects.Include, func(p string) error { return under("projects", siterules.CheckPattern(p)) })},
 				field{"case", one((*string)(&projects.Case), "projects: case", "keep", "upper", "lower")},
 				field{"map", textMap(&projects.Map)},

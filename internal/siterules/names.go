@@ -11,8 +11,9 @@ import (
 
 // Projects says whose jobs are reported.
 type Projects struct {
-	// From says which of a job's names is its account; "": the account.
-	From AccountFrom
+	// From says which of a job's names is its account: the first that it has;
+	// none: the account.
+	From []AccountFrom
 	// Include lists patterns of accounts; empty: all.
 	Include []string
 	// Case restores the letter case of project ids, which Slurm loses.
@@ -73,10 +74,12 @@ func (p *Projects) check() error {
 	if err := p.Case.check(); err != nil {
 		return err
 	}
-	switch p.From {
-	case "", FromAccount, FromProject, FromGroup:
-	default:
-		return fmt.Errorf("from %q is not one of account, project, group", string(p.From))
+	for _, from := range p.From {
+		switch from {
+		case FromAccount, FromProject, FromGroup:
+		default:
+			return fmt.Errorf("from %q is not one of account, project, group", string(from))
+		}
 	}
 	for i, r := range p.Rewrite {
 		if r.Match == nil {
@@ -91,13 +94,22 @@ func (p *Projects) check() error {
 
 // accountOf returns what stands for the job's account.
 func (p *Projects) accountOf(job *scheduler.Job) string {
-	switch p.From {
-	case FromProject:
-		return job.Project
-	case FromGroup:
-		return job.Group
+	if len(p.From) == 0 {
+		return job.Account
 	}
-	return job.Account
+	for _, from := range p.From {
+		name := job.Account
+		switch from {
+		case FromProject:
+			name = job.Project
+		case FromGroup:
+			name = job.Group
+		}
+		if name != "" {
+			return name
+		}
+	}
+	return ""
 }
 
 // idOf returns the project id of an account, whether it is reported, and the

@@ -264,14 +264,12 @@ func Record(job *scheduler.Job, made *Made) *amieusage.ComputeRecord {
 		StartTime:      job.Start,
 		EndTime:        job.End,
 		Charge:         made.Charge,
+		NodeCount:      amieusage.CountOf(max(job.Nodes, 1)), // it ran somewhere
 		CpuCoreCount:   amieusage.CountOf(job.CPUs),
 		JobName:        clip(job.Name, 4096),
 		Memory:         job.ReqMem,
 		Queue:          job.Partition,
 		ParentRecordID: job.ParentID,
-	}
-	if job.Nodes > 0 {
-		record.NodeCount = amieusage.CountOf(job.Nodes)
 	}
 	if job.DisplayID != job.ID {
 		record.LocalReference = job.DisplayID
@@ -318,6 +316,10 @@ func (r *Rules) ResourceOf(job *scheduler.Job) *Resource {
 
 // RecordIDOf returns the LocalRecordID that the job's record has, or would have.
 func (r *Rules) RecordIDOf(job *scheduler.Job) (string, error) { return r.RecordID.of(job) }
+
+// AccountOf returns what stands for the job's account: by it, the job has a
+// project.
+func (r *Rules) AccountOf(job *scheduler.Job) string { return r.Projects.accountOf(job) }
 
 // NamesOf returns the project and user of a job, and the rules by which, for
 // people; ok is false where the account is not included.

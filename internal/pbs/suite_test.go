@@ -1,0 +1,31 @@
+package pbs_test
+
+import (
+	"io"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/amieusage/amieusage/internal/pbs"
+	"github.com/amieusage/amieusage/internal/scheduler"
+	"github.com/amieusage/amieusage/internal/schedulertest"
+)
+
+func clock() time.Time { return time.Date(2026, 2, 1, 0, 0, 0, 0, time.UTC) }
+
+func open(in io.Reader, growing bool) scheduler.Reader {
+	return pbs.NewReader(in, "log", pbs.Options{Zone: time.UTC, Growing: growing, Clock: clock})
+}
+
+func fixture(t testing.TB, name string) []byte {
+	t.Helper()
+	text, err := os.ReadFile("testdata/" + name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+func TestSuite(t *testing.T) {
+	schedulertest.Run(t, schedulertest.Suite{Open: open, Text: fixture(t, "log"), Rows: 6, Shuffled: fixture(t, "log-shuffled")})
+}
