@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the tests need and this machine lacks: a C compiler for the
 # race detector, Python for the reference client's test, and the programs of
-# PostgreSQL and pgbouncer, which the tests start themselves. Idempotent.
+# PostgreSQL, pgbouncer and Grid Engine, which the tests start themselves.
+# Idempotent.
 set -euo pipefail
 export PATH=$PATH:/usr/sbin
 missing=()
@@ -9,6 +10,7 @@ command -v gcc >/dev/null || missing+=(gcc libc6-dev)
 command -v python3 >/dev/null || missing+=(python3)
 command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
 command -v pgbouncer >/dev/null || missing+=(pgbouncer)
+{ command -v sge_qmaster && command -v sge_execd && command -v qsub; } >/dev/null || missing+=(gridengine-master gridengine-exec gridengine-client)
 if [ ${#missing[@]} -gt 0 ]; then
   export DEBIAN_FRONTEND=noninteractive UCF_FORCE_CONFFOLD=1
   conf=/etc/postgresql-common/createcluster.conf

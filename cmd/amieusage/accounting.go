@@ -214,19 +214,19 @@ func (s *siteCommand) collectWindow(ctx context.Context, f *collectFlags) error 
 	var failures []error
 	for i := range all {
 		if ctx.Err() == nil {
-			failures = append(failures, s.collectFrom(ctx, f, &all[i]))
+			failures = append(failures, s.collectFrom(ctx, f, &all[i], len(all) > 1))
 		}
 	}
 	return errors.Join(failures...)
 }
 
-func (s *siteCommand) collectFrom(ctx context.Context, f *collectFlags, a *accounting) error {
+func (s *siteCommand) collectFrom(ctx context.Context, f *collectFlags, a *accounting, others bool) error {
 	now := s.clock()
 	cursor, err := s.queue.Cursor(ctx, a.name)
 	if err != nil {
 		return err
 	}
-	w := agent.Window{From: now, To: now, Source: a.name, Cursor: cursor.At, AcceptMissing: f.acceptMissing}
+	w := agent.Window{From: now, To: now, Source: a.name, Cursor: cursor.At, AcceptMissing: f.acceptMissing, Others: others}
 	if !cursor.At.IsZero() && cursor.At.Before(now) {
 		w.From = cursor.At
 	}

@@ -22,6 +22,9 @@ type Window struct {
 	// Source names the cursor, and Cursor is where it stands; zero: nowhere yet.
 	Source string
 	Cursor time.Time
+	// Others says that the site has other accountings, too: their jobs are not
+	// missing in this one.
+	Others bool
 	// Caller is the user who asks: an accounting that shows only this user's jobs
 	// may be hiding the others. "": nobody is taken for that.
 	Caller string
@@ -41,6 +44,9 @@ func (a *Agent) CollectWindow(ctx context.Context, accounting scheduler.Accounti
 	known, err := a.Queue.KnowsJobs(ctx)
 	if err != nil {
 		return err
+	}
+	if w.Others && w.Cursor.IsZero() {
+		known = false // what is known is of another accounting
 	}
 	s := &sliced{Agent: a, Window: w, accounting: accounting, told: map[string]bool{}}
 	moves := w.Cursor.IsZero() || !w.From.After(w.Cursor)
@@ -99,6 +105,7 @@ func (s *sliced) source(from, to time.Time) scheduler.Source {
 					}
 					s.Count(func(sum *Summary) { sum.Read++ })
 				} else if err == nil {
+					job.Source = s.Source
 					s.rows++
 					if s.Caller == "" || job.User != s.Caller {
 						s.others++
@@ -140,6 +147,9 @@ func (s *sliced) find(ctx context.Context, c *collecting, from, to time.Time) er
 				for job, err := range s.accounting.ByID(ctx, cluster, ids) {
 					if err == nil && !wanted[job.ID] {
 						continue
+					}
+					if err == nil {
+						job.Source = s.Source
 					}
 					if !yield(job, err) {
 						return
@@ -190,7 +200,7 @@ func (s *sliced) missing(ctx context.Context, c *collecting, from, to time.Time)
 		if err != nil {
 			return nil, err
 		}
-		if e.Job == nil || e.Superseded || c.seen.has(e.ID) {
+		if e.Job == nil || e.Superseded || c.seen.has(e.ID) || s.Others && e.Job.Facts.Source != s.Source {
 			continue
 		}
 		if missing = append(missing, e); len(missing) == maxMissing {

@@ -56,7 +56,9 @@ func (l *Logs) Ended(ctx context.Context, from, to time.Time) iter.Seq2[*schedul
 				if row, bad := errors.AsType[*scheduler.RowError](err); bad && !row.Ended.IsZero() {
 					ended = row.Ended
 				} else if err == nil {
-					ended = job.End
+					if ended = job.End; ended.IsZero() {
+						ended = job.Submit
+					}
 				}
 				return f.First.IsZero() && ended.Before(from) || yield(job, err)
 			})

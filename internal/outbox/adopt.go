@@ -17,7 +17,10 @@ type Found struct {
 func (f *Found) Adopt(note Note) []Write {
 	note.Kind, note.Value = "adopt", f.AtService.Charge.String()
 	e := f.Entry
-	e.ID, e.State, e.Reason, e.Decision, e.LoadedAt, e.WaitsFor = 0, Loaded, "", "", f.AtService.LoadedTime, 0
+	e.ID, e.State, e.Reason, e.Decision, e.WaitsFor = 0, Loaded, "", "", 0
+	// Only the charge is listed: what else the service has may be another content, which may be the next to be sent. That is
+	// then loaded no more, and the same row of the list is all that confirms it.
+	e.LoadedAt = f.AtService.LoadedTime.Add(-1)
 	if e.Job != nil {
 		job := *e.Job
 		if job.Made.Resource != f.AtService.Resource || job.Made.Charge.Cmp(f.AtService.Charge) != 0 {

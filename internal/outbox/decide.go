@@ -355,6 +355,9 @@ func Merge(known, read *scheduler.Job) *scheduler.Job {
 	if m.User == "" {
 		m.User = known.User
 	}
+	if m.Source == "" {
+		m.Source = known.Source
+	}
 	m.Lacks = read.Lacks & known.Lacks
 	m.TRES = slices.Clone(read.TRES)
 	if read.Lacks.Has(scheduler.FactTRES) && !known.Lacks.Has(scheduler.FactTRES) {
@@ -374,7 +377,7 @@ func Merge(known, read *scheduler.Job) *scheduler.Job {
 func SameFacts(a, b *scheduler.Job) bool {
 	x, y := *a, *b
 	for _, j := range [...]*scheduler.Job{&x, &y} {
-		j.Place, j.TRES, j.Lacks, j.Warning, j.Unknown = scheduler.Place{}, nil, 0, "", nil
+		j.Place, j.Source, j.TRES, j.Lacks, j.Warning, j.Unknown = scheduler.Place{}, "", nil, 0, "", nil
 	}
 	if x.Submit.Equal(y.Submit) && x.Start.Equal(y.Start) && x.End.Equal(y.End) {
 		y.Submit, y.Start, y.End = x.Submit, x.Start, x.End

@@ -17,6 +17,7 @@ import (
 // allocations with one ID, told apart by Submit.
 type Job struct {
 	Place     Place  // where it was read
+	Source    string // the accounting that was asked for it; "": it was read from a file
 	Cluster   string // "" where the accounting does not say
 	ID        string // unique for an allocation within its cluster and submit time (Slurm: JobIDRaw)
 	DisplayID string // as users know it: 42, 3_7 (task of an array), 104+1 (component of a heterogeneous job)

@@ -168,7 +168,7 @@ func TestNames(t *testing.T) {
 	if a.Problem == nil || !strings.Contains(a.Problem.Error(), "only its number 7; state whose it is in site.yaml: users: {by_uid: {7: NAME}}") {
 		t.Errorf("a user whose name is gone: %+v", a)
 	}
-	rules.Projects.From = siterules.FromGroup
+	rules.Projects.From = []siterules.AccountFrom{siterules.FromGroup}
 	job.User, job.Group, job.Account = "bob", "p.group", "other"
 	if m := made(t, rules, job); m.Project != "p.group" {
 		t.Errorf("project %s", m.Project)
