@@ -208,7 +208,7 @@ const (
 	millisFrom = 100_000_000_000
 	// firstTime is in 1973: what is less is no time of a job.
 	firstTime = 100_000_000
-	dayAhead   = 24 * time.Hour
+	dayAhead  = 24 * time.Hour
 	// skew is how much longer than from its start to its end a job may have run: hosts measure it, and clocks are set.
 	skew = 60 // s
 )
