@@ -45,6 +45,8 @@ func (x *explainCommand) print(e *explanation) error {
 	}
 	if e.Facts != nil {
 		e.Facts.print(line)
+	} else if e.Record != nil {
+		line("from", "%s", e.Record.Place)
 	}
 	if e.Rule != nil {
 		e.Rule.print(line, e.Record.Decision)

@@ -240,14 +240,14 @@ func between(s, before, after string) string {
 
 func TestEnqueueTakesRecordsOfAnyKind(t *testing.T) {
 	s := newSite(t)
-	if err := s.agent.Enqueue(context.Background(), itemsOf(storage("1"), adjustment("2", amieusage.Refund), adjustment("2", amieusage.Credit)), nil); err != nil {
+	if err := s.agent.Enqueue(context.Background(), itemsOf(storageOf("1"), adjustment("2", amieusage.Refund), adjustment("2", amieusage.Credit)), nil); err != nil {
 		t.Fatal(err)
 	}
 	s.wantCounts(t, counts{New: 2, Changed: 1}) // of several contents of a record the last counts
 	bad := &scheduler.RowError{Place: scheduler.Place{File: "x", Line: 1}, Problem: "is no record"}
 	broken := errors.New("broken")
 	err := s.again().agent.Enqueue(context.Background(), func(yield func(outbox.Item, error) bool) {
-		_ = yield(outbox.Item{}, bad) && yield(outbox.Item{Record: storage("3")}, nil) && yield(outbox.Item{}, broken)
+		_ = yield(outbox.Item{}, bad) && yield(outbox.Item{Record: storageOf("3")}, nil) && yield(outbox.Item{}, broken)
 	}, nil)
 	if !errors.Is(err, broken) {
 		t.Errorf("error %v", err)
@@ -273,7 +273,7 @@ func charge(s string) amieusage.Charge {
 	return c
 }
 
-func storage(id string) amieusage.Record {
+func storageOf(id string) amieusage.Record {
 	return &amieusage.StorageRecord{Username: "alice", LocalProjectID: project, LocalRecordID: id, Resource: rm,
 		CollectionTime: begin, Charge: charge("1.5")}
 }

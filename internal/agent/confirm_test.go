@@ -45,7 +45,7 @@ func TestConfirm(t *testing.T) {
 			}
 			s.collect(t, job("1"), job("2", onGPU), job("3", by("bob")), job("4", onGPU, by("bob")), job("102"),
 				job("102", submitted(begin.Add(time.Hour))))
-			if err := s.agent.Enqueue(context.Background(), itemsOf(storage("1"), adjustment("1", amieusage.Refund)), nil); err != nil {
+			if err := s.agent.Enqueue(context.Background(), itemsOf(storageOf("1"), adjustment("1", amieusage.Refund)), nil); err != nil {
 				t.Fatal(err)
 			}
 			s.send(t)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/amieusage/amieusage"
+	"github.com/amieusage/amieusage/internal/storage"
 )
 
 // A Queue stores entries. Every method that changes something is one
@@ -99,6 +100,15 @@ type Queue interface {
 	// AcceptMissing stores that the accounting will not show the jobs of these
 	// entries any more.
 	AcceptMissing(ctx context.Context, ids []ID) error
+
+	// SetReading stores what a file system held, in the place of what was stored for
+	// the same tick; its records are not stored yet. ReadingDone stores that they are.
+	SetReading(ctx context.Context, r *storage.Reading) error
+	ReadingDone(ctx context.Context, r *storage.Reading) error
+
+	// Readings returns the newest readings of a file system up to a tick, the newest
+	// first, and those before them that are not done.
+	Readings(ctx context.Context, fileSystem string, upTo time.Time) ([]StoredReading, error)
 
 	// Cursor returns the source's cursor; its time is zero where there is
 	// none yet.
@@ -220,6 +230,12 @@ type Filter struct {
 	After ID
 	// Limit is the length of the page; 0: [DefaultPage].
 	Limit int
+}
+
+// A StoredReading is a reading, and whether its records are stored.
+type StoredReading struct {
+	storage.Reading
+	Done bool
 }
 
 // DefaultPage is the length of a page of entries unless told otherwise.

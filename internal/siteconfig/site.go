@@ -54,6 +54,7 @@ type Site struct {
 	PBS             []PBS        // one for each server
 	HTCondor        []HTCondor   // one for each schedd
 	GridEngine      []GridEngine // one for each cell
+	Storage         *Storage     // nil: none is collected
 	Rules           siterules.Rules
 
 	key      string // of an amieclient configuration
@@ -145,6 +146,11 @@ func ParseSite(name string, data []byte) (*Site, error) {
 	if zone == nil {
 		zone = time.UTC
 	}
+	if s.Storage != nil {
+		if err := s.Storage.finish(zone); err != nil {
+			return nil, err
+		}
+	}
 	if s.Rules, err = rules.finish(filepath.Dir(name), zone); err != nil {
 		return nil, err
 	}
@@ -200,6 +206,7 @@ func (s *Site) reader(rules *ruleFile, zone **time.Location) reader {
 				return nil
 			}},
 			field{"time_zone", location(zone)},
+			field{"storage", s.storage},
 			field{"slurm", func(v value) error {
 				s.hasSlurm = s.hasSlurm || v.isSet()
 				return v.fields(

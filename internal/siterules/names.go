@@ -263,3 +263,12 @@ func (t Template) of(job *scheduler.Job) (string, error) {
 	}
 	return id, nil
 }
+
+// NameOf returns the username of a user, or of a user's number, of a project.
+func (u *Users) NameOf(project, user string) string {
+	name, _ := u.nameOf(&scheduler.Job{User: user}, project)
+	if named, ok := u.ByUID[name]; ok {
+		return named
+	}
+	return name
+}

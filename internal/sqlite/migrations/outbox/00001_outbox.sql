@@ -125,6 +125,16 @@ CREATE TABLE skips (
     PRIMARY KEY (account, partition, reason)
 ) STRICT, WITHOUT ROWID;
 
+-- What file systems held, by the time that their records bear. A reading whose
+-- records are not all stored yet is not done.
+CREATE TABLE readings (
+    filesystem TEXT NOT NULL,
+    tick       INTEGER NOT NULL,
+    uses       TEXT NOT NULL,
+    done       INTEGER NOT NULL,
+    PRIMARY KEY (filesystem, tick)
+) STRICT, WITHOUT ROWID;
+
 -- What is not loaded is found without passing over the millions that are.
 CREATE INDEX open_entries ON entries (state) WHERE state <> 1;
 CREATE INDEX waiting_entries ON entries (waits_for) WHERE waits_for <> 0;
