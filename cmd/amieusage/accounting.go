@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/amieusage/amieusage/internal/agent"
+	"github.com/amieusage/amieusage/internal/counted"
 	"github.com/amieusage/amieusage/internal/gridengine"
 	"github.com/amieusage/amieusage/internal/htcondor"
 	"github.com/amieusage/amieusage/internal/logfiles"
@@ -175,6 +176,10 @@ func (p *program) readDump(name string, config *siteconfig.Site, f *dumpFlags) (
 		return pbs.NewReader(in, name, p.pbsOptions(&config.PBS[0], false)), opened, nil
 	case siteconfig.KindGridEngine:
 		return gridengine.NewReader(in, name, p.gridEngineOptions(&config.GridEngine[0], false)), opened, nil
+	case siteconfig.KindCounted:
+		opts := config.Counted.Columns
+		opts.Clock = p.clock
+		return counted.NewReader(in, name, opts), opened, nil
 	case siteconfig.KindHTCondor:
 		return htcondor.NewReader(in, name, p.htcondorOptions(&config.HTCondor[0], false)), opened, nil
 	}
@@ -197,6 +202,8 @@ func kindOf(name string, in *bufio.Reader, config *siteconfig.Site) (siteconfig.
 		kind = siteconfig.KindHTCondor
 	case len(config.Schedulers) == 1:
 		return config.Schedulers[0], nil
+	case slices.Contains(config.Schedulers, siteconfig.KindCounted) && !looksLikeSacct(head):
+		kind = siteconfig.KindCounted
 	}
 	if !slices.Contains(config.Schedulers, kind) {
 		return "", fmt.Errorf("%s: it looks like accounting of %s, and site.yaml is for %s: name it there, as in scheduler: %s",
@@ -205,11 +212,19 @@ func kindOf(name string, in *bufio.Reader, config *siteconfig.Site) (siteconfig.
 	return kind, nil
 }
 
+// looksLikeSacct tells sacct's text or JSON from a table.
+func looksLikeSacct(head []byte) bool {
+	return bytes.Contains(head, []byte("JobID")) || bytes.Contains(head, []byte(`"jobs"`))
+}
+
 // collectWindow asks each accounting of the site, over a window that reaches back behind the last run.
 func (s *siteCommand) collectWindow(ctx context.Context, f *collectFlags) error {
 	all, err := s.accountings()
 	if err != nil {
 		return err
+	}
+	if len(all) == 0 {
+		return usageError("%s is for tables of what was counted elsewhere: name one with --from-file", s.config.File)
 	}
 	var failures []error
 	for i := range all {

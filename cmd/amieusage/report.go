@@ -15,6 +15,7 @@ import (
 
 	"github.com/amieusage/amieusage"
 	"github.com/amieusage/amieusage/internal/agent"
+	"github.com/amieusage/amieusage/internal/counted"
 	"github.com/amieusage/amieusage/internal/outbox"
 	"github.com/amieusage/amieusage/internal/scheduler"
 	"github.com/amieusage/amieusage/internal/siteconfig"
@@ -333,7 +334,11 @@ func (s *siteCommand) collect(ctx context.Context, f *collectFlags) error {
 		if err != nil {
 			return err
 		}
-		err = s.agent.Collect(ctx, jobsOf(reader), nil, f.preview)
+		if table, ok := reader.(*counted.Reader); ok {
+			err = s.agent.CollectCounted(ctx, jobsOf(reader), s.restating(table, f), f.preview)
+		} else {
+			err = s.agent.Collect(ctx, jobsOf(reader), nil, f.preview)
+		}
 		s.countRows(reader.Stats())
 		if closeErr := in.Close(); err == nil {
 			err = closeErr
@@ -341,6 +346,23 @@ func (s *siteCommand) collect(ctx context.Context, f *collectFlags) error {
 		failures = append(failures, err)
 	}
 	return errors.Join(failures...)
+}
+
+// restating says of which days a table tells all that there is.
+func (s *siteCommand) restating(table *counted.Reader, f *collectFlags) agent.Restating {
+	zone := s.config.Counted.Columns.Zone
+	if zone == nil {
+		zone = time.UTC
+	}
+	year, month, day := s.clock().In(zone).Date()
+	since := time.Date(year, month, day, 0, 0, 0, 0, zone).Add(-s.config.Counted.Restate).AddDate(0, 0, 1)
+	return agent.Restating{Source: counted.Source, Since: since, AcceptMissing: f.acceptMissing, Days: func() (first, last time.Time) {
+		days := table.Days()
+		if days.First.IsZero() {
+			return days.First, days.Last
+		}
+		return days.First.AddDate(0, 0, 1), days.Last.AddDate(0, 0, 1) // a day's use ends with it
+	}}
 }
 
 // countRows counts the rows that were no jobs, so that what was read is what

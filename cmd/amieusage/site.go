@@ -258,7 +258,9 @@ func (s *siteCommand) printSummary(sum *agent.Summary) error {
 	sort.Strings(resources)
 	for _, name := range resources {
 		c := sum.Charge[name]
-		fmt.Fprintf(&b, "charge on %s: %s for %d records\n", name, c.Total, c.Records)
+		total := c.Total.Decimal()
+		total.Reduce(total)
+		fmt.Fprintf(&b, "charge on %s: %s for %d records\n", name, total.Text('f'), c.Records)
 	}
 	_, err := s.stdout.Write([]byte(b.String()))
 	told := 0

@@ -200,7 +200,7 @@ func (s *sliced) missing(ctx context.Context, c *collecting, from, to time.Time)
 		if err != nil {
 			return nil, err
 		}
-		if e.Job == nil || e.Superseded || c.seen.has(e.ID) || s.Others && e.Job.Facts.Source != s.Source {
+		if e.Job == nil || e.Superseded || c.seen.has(e.ID) || !s.isOwn(e.Job.Facts.Source) {
 			continue
 		}
 		if missing = append(missing, e); len(missing) == maxMissing {
@@ -209,6 +209,10 @@ func (s *sliced) missing(ctx context.Context, c *collecting, from, to time.Time)
 	}
 	return slices.Clip(missing), nil
 }
+
+// isOwn reports whether jobs of a source are to be shown by this accounting: its own, and, where it is the only one, those
+// that were read from files.
+func (s *sliced) isOwn(source string) bool { return source == s.Source || source == "" && !s.Others }
 
 // plausible refuses an accounting that shows nothing, or only the caller's own
 // jobs, where nothing is known to hold it against.

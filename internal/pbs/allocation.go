@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/amieusage/amieusage/internal/scheduler"
+	"github.com/amieusage/amieusage/internal/siterules"
 )
 
 // allocation is what a job was given, or has asked for.
@@ -204,7 +205,7 @@ func (p *lineParser) whole(opts *Options) {
 	for _, name := range p.hosts.names {
 		at := -1
 		for i := range opts.Whole {
-			if opts.Whole[i].Nodes(name) {
+			if siterules.Fits(opts.Whole[i].Nodes, name) {
 				at = i
 				break
 			}

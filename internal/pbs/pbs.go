@@ -34,9 +34,9 @@ type Options struct {
 	Clock func() time.Time
 }
 
-// A Whole is what the nodes have whose names fit.
+// A Whole is what the nodes have whose names fit one of the patterns.
 type Whole struct {
-	Nodes func(name string) bool
+	Nodes []string // patterns of their names
 	TRES  []scheduler.TRES
 }
 

@@ -53,7 +53,7 @@ func tres(j *scheduler.Job) string {
 
 func TestAllocated(t *testing.T) {
 	whole := pbs.Options{Exclusive: true, Whole: []pbs.Whole{
-		{Nodes: func(name string) bool { return name == "n1" }, TRES: []scheduler.TRES{{Name: "cpu", Count: 36}, {Name: "gres/gpu", Count: 4}, {Name: "mem", Count: 1 << 40}}},
+		{Nodes: []string{"n1"}, TRES: []scheduler.TRES{{Name: "cpu", Count: 36}, {Name: "gres/gpu", Count: 4}, {Name: "mem", Count: 1 << 40}}},
 	}}
 	const vnode = "exec_vnode=(n1:ncpus=4:mem=8gb)"
 	for _, test := range []struct {

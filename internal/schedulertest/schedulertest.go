@@ -31,6 +31,8 @@ type Suite struct {
 	Shuffled []byte
 	// CannotGrow says that the source is never a file that is being written.
 	CannotGrow bool
+	// NameIsLast says that a row ends in the job's name, of which it cannot be told whether it is whole. Nothing is charged by it.
+	NameIsLast bool
 	// CutIsFinal says that a text that is cut off ends in a final error.
 	CutIsFinal bool
 }
@@ -124,7 +126,7 @@ func Run(t *testing.T, s Suite) {
 	})
 	t.Run("cut at any byte", func(t *testing.T) {
 		for end := s.Header; end < len(bytes.TrimSpace(s.Text)); end++ {
-			cut(t, whole, of(s.Text[:end], false), s.Text[:end], s.CutIsFinal)
+			cut(t, &s, whole, of(s.Text[:end], false), s.Text[:end])
 		}
 	})
 	t.Run("grows at any byte", func(t *testing.T) {
@@ -167,17 +169,20 @@ var equateEmpty = cmp.FilterValues(func(a, b []scheduler.Job) bool { return len(
 
 // cut checks that a text that is cut off gives the jobs of its whole rows, and no other: a row that has lost its end is
 // named, or cannot be told from a whole one only where it says the same.
-func cut(t *testing.T, whole []scheduler.Job, open func() scheduler.Reader, text []byte, isFinal bool) {
+func cut(t *testing.T, s *Suite, whole []scheduler.Job, open func() scheduler.Reader, text []byte) {
 	t.Helper()
 	jobs, bad, _, err := read(open)
 	if len(bad) > 1 {
 		t.Fatalf("of %d bytes: %d bad rows, of which one at most was cut", len(text), len(bad))
 	}
-	if isFinal && err == nil {
+	if s.CutIsFinal && err == nil {
 		t.Fatalf("of %d bytes: no error", len(text))
 	}
 	if len(jobs) > len(whole) {
 		t.Fatalf("of %d bytes: %d jobs", len(text), len(jobs))
+	}
+	if last := len(jobs) - 1; s.NameIsLast && last >= 0 {
+		jobs[last].Name = whole[last].Name
 	}
 	if diff := cmp.Diff(whole[:len(jobs)], jobs, equateEmpty); diff != "" {
 		t.Fatalf("of %d bytes, …%q (-whole +got):\n%s", len(text), text[max(0, len(text)-60):], diff)

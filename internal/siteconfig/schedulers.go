@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/amieusage/amieusage/internal/counted"
 	"github.com/amieusage/amieusage/internal/pbs"
 	"github.com/amieusage/amieusage/internal/scheduler"
 	"github.com/amieusage/amieusage/internal/siterules"
@@ -22,10 +23,11 @@ const (
 	KindPBS        Kind = "pbs"
 	KindHTCondor   Kind = "htcondor"
 	KindGridEngine Kind = "gridengine"
+	KindCounted    Kind = "counted" // tables of what was counted elsewhere
 )
 
 // Kinds are all kinds of schedulers.
-var Kinds = []Kind{KindSlurm, KindPBS, KindHTCondor, KindGridEngine}
+var Kinds = []Kind{KindSlurm, KindPBS, KindHTCondor, KindGridEngine, KindCounted}
 
 // PBS says how the accounting of a PBS server is read.
 type PBS struct {
@@ -57,7 +59,13 @@ type GridEngine struct {
 	GPUPerJob  bool
 }
 
-// one of a section that may stand once or be a list of several.
+// Counted says how tables of usage are read that was counted elsewhere.
+type Counted struct {
+	Columns counted.Options
+	Restate time.Duration // how far back a row that is gone goes to 0
+}
+
+// several reads a section that may stand once or be a list of several.
 func several(read func(v value) error) reader {
 	return func(v value) error {
 		if v.isList() {
@@ -80,7 +88,7 @@ func (s *Site) schedulers() []field {
 					return err
 				}
 				if !slices.Contains(Kinds, Kind(word)) {
-					return v.errorf("scheduler %q is not one of slurm, pbs, htcondor, gridengine", word)
+					return v.errorf("scheduler %q is not one of slurm, pbs, htcondor, gridengine, counted", word)
 				}
 				if slices.Contains(s.Schedulers, Kind(word)) {
 					return v.errorf("scheduler %s stands here twice", word)
@@ -93,6 +101,7 @@ func (s *Site) schedulers() []field {
 		{"pbs", several(s.pbs)},
 		{"htcondor", several(s.htcondor)},
 		{"gridengine", several(s.gridEngine)},
+		{"counted", s.counted},
 	}
 }
 
@@ -145,7 +154,7 @@ func wholeNodes(v value) (pbs.Whole, error) {
 	if err == nil && v.keys == nil && len(w.TRES) == 0 {
 		err = v.errorf("nodes: say what a whole node has, as in {names: [\"gpu*\"], cpu: 64, gres/gpu: 4, mem: 512}")
 	}
-	w.Nodes = func(node string) bool { return siterules.Fits(names, node) }
+	w.Nodes = names
 	return w, err
 }
 
@@ -194,9 +203,54 @@ func (s *Site) gridEngine(v value) error {
 	return err
 }
 
+// defaultRestate is for how long what a table said of a day may be taken back by the next.
+const defaultRestate = 7 * 24 * time.Hour
+
+func (s *Site) counted(v value) error {
+	if v.keys == nil && !v.isSet() {
+		return nil
+	}
+	c := Counted{Restate: defaultRestate}
+	o := &c.Columns
+	o.TRES = map[string]string{}
+	err := v.fields(
+		field{"time_zone", location(&o.Zone)},
+		field{"restate", duration("restate", &c.Restate)},
+		field{"columns", func(v value) error {
+			tres := func(name string) field {
+				return field{name, parsed(func(text string) error { o.TRES[name] = text; return nil })}
+			}
+			return v.fields(
+				field{"project", text(&o.Project)}, field{"user", text(&o.User)}, field{"day", text(&o.Day)}, field{"partition", text(&o.Partition)},
+				field{"part", text(&o.Part)}, field{"state", text(&o.State)}, tres("cpu"), tres("gres/gpu"), tres("mem"), tres("node"), tres("billing"),
+			)
+		}},
+		field{"weights", decimals("weight", &o.Weights)},
+	)
+	if err != nil || v.keys != nil {
+		return err
+	}
+	switch {
+	case o.Project == "" || o.User == "" || o.Day == "" || len(o.TRES) == 0:
+		return v.errorf("counted: columns: name the columns, as in {project: namespace, user: user, day: date, cpu: cpu_hours}")
+	case (o.State == "") != (len(o.Weights) == 0):
+		return v.errorf("counted: weights: belong to columns: state:, as in weights: {active: 1, suspended: 0.75, stopped: 0.5, shelved: 0}")
+	}
+	for name, w := range o.Weights {
+		if err := siterules.CheckDecimal(w); err != nil {
+			return v.errorf("the weight of %s %w", name, err)
+		}
+	}
+	s.Counted = &c
+	return nil
+}
+
 // settle says which schedulers there are, where site.yaml leaves it to the sections that it has.
 func (s *Site) settle(hasSlurm bool) error {
 	has := map[Kind]int{KindPBS: len(s.PBS), KindHTCondor: len(s.HTCondor), KindGridEngine: len(s.GridEngine)}
+	if s.Counted != nil {
+		has[KindCounted] = 1
+	}
 	if hasSlurm {
 		has[KindSlurm] = 1
 	}
@@ -222,6 +276,8 @@ func (s *Site) settle(hasSlurm bool) error {
 			s.PBS = []PBS{{Lookback: DefaultLookback}}
 		case kind == KindHTCondor:
 			s.HTCondor = []HTCondor{{Lookback: DefaultLookback, Program: "condor_history"}}
+		case kind == KindCounted:
+			return fmt.Errorf("%s: scheduler: counted needs a section counted:, which names the columns of its tables", s.File)
 		case kind == KindGridEngine:
 			s.GridEngine = []GridEngine{{Lookback: DefaultLookback}}
 		}

@@ -54,6 +54,7 @@ type Site struct {
 	PBS             []PBS        // one for each server
 	HTCondor        []HTCondor   // one for each schedd
 	GridEngine      []GridEngine // one for each cell
+	Counted         *Counted     // nil: there are no such tables
 	Storage         *Storage     // nil: none is collected
 	Rules           siterules.Rules
 
@@ -145,6 +146,9 @@ func ParseSite(name string, data []byte) (*Site, error) {
 	}
 	if zone == nil {
 		zone = time.UTC
+	}
+	if s.Counted != nil && s.Counted.Columns.Zone == nil {
+		s.Counted.Columns.Zone = zone
 	}
 	if s.Storage != nil {
 		if err := s.Storage.finish(zone); err != nil {

@@ -140,12 +140,7 @@ func (st *Storage) fileSystem(_ int, v value) error {
 	for _, name := range ignore {
 		f.Ignore[name] = true
 	}
-	if len(matches) > 0 {
-		f.Match = func(name string) bool { return siterules.Fits(matches, name) }
-	}
-	if len(include) > 0 {
-		f.Include = func(tree string) bool { return siterules.Fits(include, tree) }
-	}
+	f.Match, f.Include = matches, include
 	switch {
 	case f.Name == "":
 		return v.errorf("a file system has no name: state it, as in name: scratch")
@@ -167,7 +162,7 @@ func needsResource(f *storage.FileSystem) bool {
 			return true
 		}
 	}
-	return len(f.Map) == 0 || f.Include != nil
+	return len(f.Map) == 0 || len(f.Include) > 0
 }
 
 // targets reads names of trees with their projects: {proj1003: p.abc} or {proj1003: {project: p.abc, resource: …, lead: …}}.

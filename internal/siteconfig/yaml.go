@@ -362,14 +362,15 @@ type unknownKeyError struct {
 // Error says where the key belongs, or what it may be meant to be.
 func (e *unknownKeyError) Error() string {
 	problem := fmt.Sprintf("unknown key %q", e.key)
-	if places := e.all[e.key]; len(places) > 0 {
-		return e.at.errorf("%s here: it belongs %s", problem, strings.Join(places, ", or ")).Error()
-	}
 	var here []string
 	for _, f := range e.here {
 		here = append(here, f.key)
 	}
 	near := Nearest(e.key, here)
+	isSlip := near != "" && levenshtein.ComputeDistance(e.key, near) == 1 // the same word, but for a letter
+	if places := e.all[e.key]; len(places) > 0 && !isSlip {
+		return e.at.errorf("%s here: it belongs %s", problem, strings.Join(places, ", or ")).Error()
+	}
 	if near == "" {
 		near = Nearest(e.key, slices.Sorted(maps.Keys(e.all)))
 	}

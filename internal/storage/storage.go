@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/amieusage/amieusage/internal/scheduler"
+	"github.com/amieusage/amieusage/internal/siterules"
 )
 
 // A Row is one line of a report. Of the names that say whose it is, it has those that the report gives.
@@ -102,7 +103,7 @@ type FileSystem struct {
 	Command      string // run by sh
 	Timeout      time.Duration
 	Mount        string // where the report does not say
-	Match        func(name string) bool
+	Match        []string // patterns of file systems and mount points; none: all
 	Resource     string
 	MediaType    string
 	SystemCopies int64
@@ -110,7 +111,7 @@ type FileSystem struct {
 	Rates        []Rate
 	From         From // "": by the format
 	Map          map[string]Target
-	Include      func(tree string) bool // takes trees' names for projects; nil: none
+	Include      []string // patterns of trees whose names are projects; none: no tree
 	Leads        map[string]string      // by project
 	Ignore       map[string]bool        // trees and users
 	CSV          CSV
@@ -132,7 +133,7 @@ func (f *FileSystem) Assign(rows []Row, from From, names Names) Assignment {
 	a := assigning{FileSystem: f, names: names, from: from, totals: map[key]int64{}, files: map[key]int64{}, hasTotal: map[key]bool{}, uses: map[key]*Use{}, leads: map[key]string{},
 		ignored: map[string]int64{}, unmapped: map[string]int64{}}
 	for i := range rows {
-		if f.Match == nil || f.Match(rows[i].FileSystem) {
+		if siterules.Fits(f.Match, rows[i].FileSystem) {
 			a.row(&rows[i])
 		}
 	}
@@ -250,7 +251,7 @@ func (a *assigning) target(tree string) (Target, bool) {
 			return a.Map[best], true
 		}
 	}
-	if a.Include != nil && a.Include(tree) {
+	if len(a.Include) > 0 && siterules.Fits(a.Include, tree) {
 		return Target{Project: tree}, true
 	}
 	return Target{}, false
