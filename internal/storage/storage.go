@@ -102,7 +102,7 @@ type FileSystem struct {
 	Format       Format // "": found out
 	Command      string // run by sh
 	Timeout      time.Duration
-	Mount        string // where the report does not say
+	Mount        string   // where the report does not say
 	Match        []string // patterns of file systems and mount points; none: all
 	Resource     string
 	MediaType    string
@@ -111,9 +111,9 @@ type FileSystem struct {
 	Rates        []Rate
 	From         From // "": by the format
 	Map          map[string]Target
-	Include      []string // patterns of trees whose names are projects; none: no tree
-	Leads        map[string]string      // by project
-	Ignore       map[string]bool        // trees and users
+	Include      []string          // patterns of trees whose names are projects; none: no tree
+	Leads        map[string]string // by project
+	Ignore       map[string]bool   // trees and users
 	CSV          CSV
 }
 
