@@ -182,8 +182,9 @@ An operator runs the service:
 		&cobra.Group{ID: "service", Title: "For the service:"},
 	)
 	root.AddCommand(
-		p.reportCommand(),
-		p.storageCommand(), p.convertCommand(), p.collectCommand(), p.sendCommand(), p.confirmCommand(), p.recordsCommand(), p.skippedCommand(), p.explainCommand(), p.refundCommand(), p.adjustCommand(), p.reconcileCommand(), p.doctorCommand(), p.backupCommand(),
+		p.reportCommand(), p.storageCommand(), p.relayCommand(),
+		p.convertCommand(), p.collectCommand(), p.sendCommand(), p.confirmCommand(), p.recordsCommand(), p.skippedCommand(),
+		p.explainCommand(), p.refundCommand(), p.adjustCommand(), p.reconcileCommand(), p.doctorCommand(), p.backupCommand(),
 		p.statusCommand(), p.failedCommand(), p.loadedCommand(), p.summaryCommand(), p.validateCommand(),
 		p.serveCommand(), p.adminCommand(),
 		p.versionCommand(), p.manCommand(),

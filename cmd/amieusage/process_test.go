@@ -21,16 +21,17 @@ import (
 // A killedService is the service as a process, which is killed and started
 // again on the same ledger.
 type killedService struct {
-	program string
-	db, key string
-	policy  string
-	listen  string        // "": any port
-	env     []string      // besides that of the test
-	limit   int           // of descriptors; 0: that of the test
-	log     io.Writer     // of all processes, from when they are ready
-	url     string        // of the process that runs
-	cmd     *exec.Cmd     // nil: none runs
-	gone    chan struct{} // is closed when it has ended
+	program   string
+	db, key   string
+	policy    string
+	listen    string        // "": any port
+	env       []string      // besides that of the test
+	limit     int           // of descriptors; 0: that of the test
+	log       io.Writer     // of all processes, from when they are ready
+	arguments []string      // of the command, where it is not serve
+	url       string        // of the process that runs
+	cmd       *exec.Cmd     // nil: none runs
+	gone      chan struct{} // is closed when it has ended
 }
 
 // newLedger returns a place for a new ledger on an engine, and how many replicas
@@ -76,6 +77,11 @@ func (s *killedService) admin(t *testing.T, args ...string) string {
 
 // command is what starts the service.
 func (s *killedService) command() *exec.Cmd {
+	if s.arguments != nil {
+		cmd := exec.Command(s.program, s.arguments...)
+		cmd.Env = append(os.Environ(), s.env...)
+		return cmd
+	}
 	cmd := exec.Command(s.program, "serve", "--db", s.db, "--policy", s.policy, "--listen", cmp.Or(s.listen, "127.0.0.1:0"))
 	cmd.Env = append(os.Environ(), s.env...)
 	if s.limit > 0 {

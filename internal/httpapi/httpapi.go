@@ -40,10 +40,22 @@ const (
 	DefaultRequestTimeout = 45 * time.Second
 )
 
+// A Service is what is served: the ledger's, or one that keeps what it is sent for
+// another.
+type Service interface {
+	Authenticate(ctx context.Context, siteName, key string) (ledger.Caller, map[string]bool, error)
+	Accept(ctx context.Context, who ledger.Caller, resources map[string]bool, message []byte) (*amieusage.SendResponse, error)
+	Failed(ctx context.Context, who ledger.Caller, q ledger.FailedQuery) ([]amieusage.FailedRecord, int64, error)
+	Clear(ctx context.Context, who ledger.Caller, ids []int64) error
+	Status(ctx context.Context, who ledger.Caller, q amieusage.StatusQuery) (amieusage.Status, error)
+	Loaded(ctx context.Context, who ledger.Caller, q amieusage.LoadedQuery) (ledger.LoadedPage, error)
+	Summary(ctx context.Context, who ledger.Caller, q amieusage.SummaryQuery) (*amieusage.Summary, error)
+}
+
 // Config is what a [Handler] is made of. Service, Logger, Clock and Random
 // must be set.
 type Config struct {
-	Service *ledger.Service
+	Service Service
 	Logger  *slog.Logger
 	Clock   func() time.Time
 	// Random is the source of request ids; it must be safe for concurrent use.
@@ -63,7 +75,7 @@ type Config struct {
 
 // A Handler serves the Usage API under [Prefix], and GET /healthz.
 type Handler struct {
-	service    *ledger.Service
+	service    Service
 	log        *slog.Logger
 	clock      func() time.Time
 	random     io.Reader
