@@ -11,7 +11,7 @@ measure() { # benchmarks, benchtime, and flags
   go test -run '^$' -bench "^Benchmark($1)\$" -benchtime "$2" -benchmem -timeout 60m "${@:3}" ./cmd/amieusage | tee -a "$results"
 }
 for _ in $(seq $([ -n "${SHORT:-}" ] && echo 3 || echo 5)); do
-  measure 'Parse|Encode|Decode' "${SHORT:+0.}1s"
+  measure 'Parse|ParseLogs|Encode|Decode' "${SHORT:+0.}1s"
   measure 'Replicas|EndToEnd' 1x ${SHORT:+-short}
 done
 measure Growth 1x ${SHORT:+-short}

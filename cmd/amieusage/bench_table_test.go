@@ -147,6 +147,10 @@ func (r results) aims() string {
 		baselines       []string
 	}{
 		{"parse sacct's text", "Parse/amieusage", "1,000,000", []string{"Parse/encoding-csv", "Parse/python"}},
+		{"parse PBS's log", "ParseLogs/pbs", "500,000", []string{"ParseLogs/pbs-strings-fields"}},
+		{"parse Grid Engine's accounting", "ParseLogs/gridengine", "500,000", []string{"ParseLogs/gridengine-strings-split"}},
+		{"parse HTCondor's ClassAds", "ParseLogs/htcondor-classads", "500,000", []string{"ParseLogs/htcondor-classads-strings-cut"}},
+		{"parse HTCondor's JSON", "ParseLogs/htcondor-json", "500,000", []string{"ParseLogs/htcondor-json-encoding-json"}},
 		{"encode and split messages", "Encode/amieusage", "1,000,000", []string{"Encode/encoding-json", "Encode/python"}},
 		{"decode and validate messages", "Decode/amieusage-and-validate", "none", []string{"Decode/encoding-json"}},
 		{"accept, SQLite", "Replicas/accept/sqlite", "150,000", []string{"Replicas/rows/plain-insert"}},

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"time"
 
@@ -246,12 +245,10 @@ func (s *siteCommand) retryFailed(ctx context.Context, ids []int64) error {
 		if err != nil {
 			return err
 		}
-		if i := slices.IndexFunc(known, func(e outbox.Entry) bool {
-			return e.Superseded && e.Record.Identity() == f.Record.Identity() && e.Digest != amieusage.ContentDigest(f.Record)
-		}); i >= 0 {
+		if former := outbox.FormerOf(known, f.Record); former != nil {
 			// Its job is charged on another resource: this former content would charge it
 			// twice.
-			fmt.Fprintf(s.stderr, "failed record %d is left: %s\n", f.FailedRecordID, printable(s.superseded(ctx, &known[i]).Error()))
+			fmt.Fprintf(s.stderr, "failed record %d is left: %s\n", f.FailedRecordID, printable(s.superseded(ctx, former).Error()))
 			continue
 		}
 		items = append(items, outbox.Item{Record: f.Record, Place: "failed record " + strconv.FormatInt(f.FailedRecordID, 10)})

@@ -15,20 +15,20 @@ import (
 	"github.com/amieusage/amieusage"
 )
 
-// A cell is a Grid Engine of the test's own: Debian's, with its own name, ports
+// A geCell is a Grid Engine of the test's own: Debian's, with its own name, ports
 // and spool, on this machine alone.
-type cell struct {
+type geCell struct {
 	root, name string
 	env        []string
 }
 
 // newCell starts a cell with four slots and a parallel environment, smp.
-func newCell(t *testing.T) *cell {
+func newCell(t *testing.T) *geCell {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Fatal("a Grid Engine is started by root")
 	}
-	c := &cell{root: "/var/lib/gridengine", name: "test" + strconv.Itoa(os.Getpid())}
+	c := &geCell{root: "/var/lib/gridengine", name: "test" + strconv.Itoa(os.Getpid())}
 	c.env = append(os.Environ(), "SGE_ROOT="+c.root, "SGE_CELL="+c.name, "SGE_QMASTER_PORT="+freePort(t), "SGE_EXECD_PORT="+freePort(t), "HOME=/")
 	spool := must[string](t)(os.MkdirTemp("", "cell"))
 	common := filepath.Join(c.root, c.name, "common")
@@ -91,13 +91,13 @@ func noError(t *testing.T, err error) {
 	}
 }
 
-func (c *cell) command(env []string, name string, args ...string) *exec.Cmd {
+func (c *geCell) command(env []string, name string, args ...string) *exec.Cmd {
 	cmd := exec.Command("timeout", append([]string{"60", name}, args...)...)
 	cmd.Env = append(c.env, env...)
 	return cmd
 }
 
-func (c *cell) run(t *testing.T, env []string, name string, args ...string) string {
+func (c *geCell) run(t *testing.T, env []string, name string, args ...string) string {
 	t.Helper()
 	out, err := c.command(env, name, args...).CombinedOutput()
 	if err != nil {
@@ -107,14 +107,14 @@ func (c *cell) run(t *testing.T, env []string, name string, args ...string) stri
 }
 
 // edit changes what qconf has an editor change.
-func (c *cell) edit(t *testing.T, script string, args ...string) {
+func (c *geCell) edit(t *testing.T, script string, args ...string) {
 	t.Helper()
 	editor := filepath.Join(t.TempDir(), "editor")
 	noError(t, os.WriteFile(editor, []byte("#!/bin/sh\nexec sed -i '"+script+"' \"$1\"\n"), 0o755))
 	c.run(t, []string{"EDITOR=" + editor}, "qconf", args...)
 }
 
-func (c *cell) until(t *testing.T, what string, done func() bool) {
+func (c *geCell) until(t *testing.T, what string, done func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(time.Minute)
 	for !done() {
@@ -125,7 +125,7 @@ func (c *cell) until(t *testing.T, what string, done func() bool) {
 	}
 }
 
-func (c *cell) stop(t *testing.T) {
+func (c *geCell) stop(t *testing.T) {
 	t.Helper()
 	_ = c.command(nil, "qconf", "-ke", "all").Run()
 	_ = c.command(nil, "qconf", "-km").Run()
@@ -138,7 +138,7 @@ func (c *cell) stop(t *testing.T) {
 }
 
 // submit submits a job that sleeps, and returns its number.
-func (c *cell) submit(t *testing.T, args ...string) string {
+func (c *geCell) submit(t *testing.T, args ...string) string {
 	t.Helper()
 	out := c.run(t, nil, "qsub", append(append([]string{"-b", "y", "-o", "/dev/null", "-e", "/dev/null", "-cwd", "-terse"}, args...), "/bin/sleep", "2")...)
 	number, _, _ := strings.Cut(strings.TrimSpace(out), ".")

@@ -2,6 +2,7 @@ package htcondor
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -81,56 +82,106 @@ func (r *Reader) documents(ctx context.Context, d *jsontext.Decoder, yield func(
 	}
 }
 
-// object reads the attributes of a job.
+// object reads the attributes of a job. The decoder has seen that it is JSON: what is left is to find its members.
 func (r *Reader) object(d *jsontext.Decoder) error {
-	if _, err := d.ReadToken(); err != nil {
+	text, err := d.ReadValue()
+	if err != nil {
 		return err
 	}
 	r.ad.count++ // an empty one is a job that lacks everything
-	for d.PeekKind() != '}' {
-		name, err := d.ReadValue()
-		if err != nil {
-			return err
+	for i := 1; ; {
+		for text[i] != '"' {
+			if text[i] == '}' {
+				return nil
+			}
+			i++ // white space, or a comma
 		}
-		slot := r.ad.slot(name[1 : len(name)-1]) // the names that count need no escapes
-		if slot == nil {
-			if err := d.SkipValue(); err != nil {
+		end := i + stringEnd(text[i:])
+		slot := r.ad.slot(text[i+1 : end-1]) // the names that count need no escapes
+		for i = end; text[i] == ':' || text[i] == ' ' || text[i] == '\t' || text[i] == '\r' || text[i] == '\n'; i++ {
+		}
+		end = i + valueEnd(text[i:])
+		if slot != nil {
+			if err := r.member(slot, text[i:end]); err != nil {
 				return err
 			}
-			continue
 		}
-		kind := d.PeekKind()
-		value, err := d.ReadValue()
-		if err != nil {
-			return err
+		i = end
+	}
+}
+
+// stringEnd returns where a string ends that text begins with.
+func stringEnd(text []byte) int {
+	for i := 1; ; {
+		i += bytes.IndexByte(text[i:], '"')
+		escapes := 0
+		for text[i-1-escapes] == '\\' {
+			escapes++
 		}
-		switch kind {
-		case '0':
-			r.ad.keep(slot, kindNumber, value)
-		case '"':
-			text, err := jsontext.AppendUnquote(nil, value)
-			if err != nil {
-				return err
-			}
-			if isExpression(string(text)) {
-				r.ad.keep(slot, kindExpression, text)
-			} else {
-				r.ad.keep(slot, kindString, text)
-			}
-		case 'n':
-			*slot = attribute{}
-		case 't', 'f':
-			r.ad.keep(slot, kindString, value)
-		default:
-			r.ad.keep(slot, kindExpression, value)
+		if i++; escapes%2 == 0 {
+			return i
 		}
 	}
-	_, err := d.ReadToken()
-	return err
+}
+
+// valueEnd returns where a value ends that text begins with.
+func valueEnd(text []byte) int {
+	depth := 0
+	for i := 0; ; {
+		switch text[i] {
+		case '"':
+			i += stringEnd(text[i:])
+			if depth == 0 {
+				return i
+			}
+			continue
+		case '{', '[':
+			depth++
+		case '}', ']':
+			if depth == 0 {
+				return i // that of what the value is in
+			}
+			if depth--; depth == 0 {
+				return i + 1
+			}
+		case ',', ' ', '\t', '\r', '\n':
+			if depth == 0 {
+				return i
+			}
+		}
+		i++
+	}
+}
+
+// member takes the value of an attribute.
+func (r *Reader) member(slot *attribute, value []byte) error {
+	switch value[0] {
+	case '"':
+		text := value[1 : len(value)-1]
+		if bytes.IndexByte(text, '\\') >= 0 {
+			var err error
+			if text, err = jsontext.AppendUnquote(nil, value); err != nil {
+				return err
+			}
+		}
+		if isExpression(text) {
+			r.ad.keep(slot, kindExpression, text)
+		} else {
+			r.ad.keep(slot, kindString, text)
+		}
+	case 'n':
+		*slot = attribute{}
+	case 't', 'f':
+		r.ad.keep(slot, kindString, value)
+	case '{', '[':
+		r.ad.keep(slot, kindExpression, value)
+	default:
+		r.ad.keep(slot, kindNumber, value)
+	}
+	return nil
 }
 
 // isExpression tells an expression, as condor_history -json prints it.
-func isExpression(s string) bool {
-	const open, end = "/Expr(", ")/"
-	return len(s) >= len(open)+len(end) && s[:len(open)] == open && s[len(s)-len(end):] == end
+func isExpression(s []byte) bool {
+	return bytes.HasPrefix(s, []byte("/Expr(")) && bytes.HasSuffix(s, []byte(")/"))
 }

@@ -333,6 +333,17 @@ func move(same []Entry, cur *Entry, job *Job) Plan {
 	return plan
 }
 
+// FormerOf returns the entry of which a record is a former content, and whose job is charged by another record meanwhile: to
+// send it would charge the job twice. nil: there is none.
+func FormerOf(known []Entry, record amieusage.Record) *Entry {
+	for i := range known {
+		if e := &known[i]; e.Superseded && e.Record.Identity() == record.Identity() && e.Digest != amieusage.ContentDigest(record) {
+			return e
+		}
+	}
+	return nil
+}
+
 // Merge returns the facts of a job that was known and is read again: what the
 // source cannot give, and a TRES that is not given any more, stay as they were
 // known. Absent is not changed.
