@@ -143,8 +143,10 @@ func (r *Reader) classAds(ctx context.Context, lines *textfile.Lines, yield func
 	place := func() scheduler.Place { return scheduler.Place{File: r.name, Line: start} }
 	for {
 		line, ended, long, err := lines.Next()
-		if ctx.Err() != nil {
-			return ctx.Err()
+		if lines.Number%64 == 0 || err != nil { // to ask takes as long as to read a line
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
 		}
 		if err == io.EOF {
 			if r.opts.Growing {
@@ -162,7 +164,10 @@ func (r *Reader) classAds(ctx context.Context, lines *textfile.Lines, yield func
 		if !ended && !long && r.opts.Growing {
 			return nil // it will be read when it is whole
 		}
-		if line = bytes.TrimRight(line, " \t\r"); len(line) == 0 || bytes.HasPrefix(line, []byte("***")) {
+		for len(line) > 0 && (line[len(line)-1] == ' ' || line[len(line)-1] == '\t' || line[len(line)-1] == '\r') {
+			line = line[:len(line)-1]
+		}
+		if len(line) == 0 || bytes.HasPrefix(line, []byte("***")) {
 			banners = banners || len(line) > 0
 			if r.ad.count > 0 && len(lasts) < maxLasts && !lasts[string(last)] {
 				lasts[string(last)] = true
@@ -176,8 +181,18 @@ func (r *Reader) classAds(ctx context.Context, lines *textfile.Lines, yield func
 		if r.ad.count == 0 {
 			start = lines.Number
 		}
-		name, value, ok := bytes.Cut(line, []byte("="))
-		name = bytes.TrimSpace(name)
+		eq := bytes.IndexByte(line, '=')
+		ok := eq > 0
+		var name, value []byte
+		if ok {
+			name, value = line[:eq], line[eq+1:]
+			if eq > 1 && name[eq-1] == ' ' { // as they are written
+				name = name[:eq-1]
+			}
+			if len(value) > 0 && value[0] == ' ' {
+				value = value[1:]
+			}
+		}
 		switch {
 		case (!ok || !isName(name)) && r.stats.Rows == 0 && r.ad.count == 0:
 			return fmt.Errorf("line %d, %q, is no attribute of a ClassAd, such as ClusterId = 4711", lines.Number, clip(string(line), 80))
@@ -193,7 +208,7 @@ func (r *Reader) classAds(ctx context.Context, lines *textfile.Lines, yield func
 			r.ad.count++
 			cut = "the history ends within the job"
 		default:
-			r.ad.setText(name, bytes.TrimSpace(value))
+			r.ad.setText(name, value)
 			last = append(last[:0], name...)
 		}
 	}

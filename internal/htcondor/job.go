@@ -141,7 +141,10 @@ func equalFold(a []byte, b string) bool {
 func (a *ad) setText(name, value []byte) {
 	a.count++
 	slot := a.slot(name)
-	if slot == nil || len(value) == 0 {
+	if slot == nil {
+		return
+	}
+	if value = bytes.TrimSpace(value); len(value) == 0 {
 		return
 	}
 	switch c := value[0]; {
