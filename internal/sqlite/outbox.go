@@ -3,7 +3,6 @@ package sqlite
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"os"
 	"strconv"
 	"strings"
@@ -64,40 +63,8 @@ func (q *Outbox) Lock() (unlock func() error, err error) {
 // Backup copies the outbox into a new file, which only its owner can read, while
 // others use it. The file is there once it is whole, and takes the place of
 // one of that name.
-func (q *Outbox) Backup(ctx context.Context, path string) (err error) {
-	// The file is made first, so that it is private from its first byte on; the
-	// engine fills an empty one.
-	part := path + ".part"
-	if err := os.Remove(part); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	file, err := os.OpenFile(part, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if closeErr := file.Close(); err == nil {
-			err = closeErr
-		}
-		if err != nil {
-			_ = os.Remove(part) // the error is told
-		}
-	}()
-	conn, err := q.db.pool.Take(ctx)
-	if err != nil {
-		return q.db.failure(err)
-	}
-	defer q.db.pool.Put(conn)
-	if err := sqlitex.ExecuteTransient(conn, `VACUUM INTO ?`, &sqlitex.ExecOptions{Args: []any{part}}); err != nil {
-		return q.db.failure(err)
-	}
-	if err := forget(ctx, part); err != nil {
-		return err
-	}
-	if err := file.Sync(); err != nil {
-		return err
-	}
-	return os.Rename(part, path)
+func (q *Outbox) Backup(ctx context.Context, path string) error {
+	return q.db.copyTo(ctx, path, forget)
 }
 
 // forget makes a copy of an outbox ask the service what it has: where it is
