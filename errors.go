@@ -1,6 +1,7 @@
 package amieusage
 
 import (
+	"errors"
 	"net/http"
 	"strconv"
 	"strings"
@@ -97,6 +98,19 @@ func (e *Error) Error() string {
 
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
+
+// CodeOf returns the code of an error that this package, the client or the
+// service has made, whatever wraps it: of a record that is not valid
+// [CodeInvalid]. "": the error is nil, or has none.
+func CodeOf(err error) Code {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e.Code
+	}
+	if _, ok := errors.AsType[*ValidationError](err); ok {
+		return CodeInvalid
+	}
+	return ""
+}
 
 // A FieldError is what is wrong with one field of a record.
 type FieldError struct {

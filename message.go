@@ -18,7 +18,7 @@ func NewMessage(records ...Record) (*Message, error) {
 	if len(records) == 0 {
 		return nil, &Error{Code: CodeInvalid, Message: "a message needs at least one record to know its usage type"}
 	}
-	m := &Message{UsageType: records[0].UsageType()}
+	m := &Message{}
 	for _, r := range records {
 		if err := m.Append(r); err != nil {
 			return nil, err
@@ -27,9 +27,27 @@ func NewMessage(records ...Record) (*Message, error) {
 	return m, nil
 }
 
+// isNil reports whether there is no record.
+func isNil(r Record) bool {
+	switch r := r.(type) {
+	case nil:
+		return true
+	case *ComputeRecord:
+		return r == nil
+	case *StorageRecord:
+		return r == nil
+	case *AdjustmentRecord:
+		return r == nil
+	}
+	return false
+}
+
 // Append adds a record. The error is a [*Error] with [CodeInvalid] where the
-// record is of another kind than the message.
+// record is nil, or of another kind than the message.
 func (m *Message) Append(r Record) error {
+	if isNil(r) {
+		return &Error{Code: CodeInvalid, Message: "a record is nil"}
+	}
 	if m.UsageType == "" {
 		m.UsageType = r.UsageType()
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -171,4 +172,27 @@ func TestSplitByType(t *testing.T) {
 		{Storage, []Record{s1, s2}}, {Compute, []Record{c1, c2}}, {Adjustment, []Record{a1}},
 	}, SplitByType([]Record{s1, c1, a1, c2, s2}))
 	mustEqual(t, "messages of nothing", []*Message(nil), SplitByType(nil))
+}
+
+func TestMessageOfNil(t *testing.T) {
+	for _, r := range []Record{nil, (*ComputeRecord)(nil), (*StorageRecord)(nil), (*AdjustmentRecord)(nil)} {
+		if m, err := NewMessage(r); CodeOf(err) != CodeInvalid {
+			t.Errorf("%v, %v", m, err)
+		}
+	}
+}
+
+func TestCodeOf(t *testing.T) {
+	invalid := (&ComputeRecord{}).Validate()
+	for _, test := range []struct {
+		err  error
+		want Code
+	}{
+		{nil, ""}, {errors.New("x"), ""}, {invalid, CodeInvalid}, {fmt.Errorf("wrapped: %w", invalid), CodeInvalid},
+		{fmt.Errorf("wrapped: %w", &Error{Code: CodeNotFound}), CodeNotFound},
+	} {
+		if got := CodeOf(test.err); got != test.want {
+			t.Errorf("%v: %q", test.err, got)
+		}
+	}
 }

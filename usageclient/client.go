@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -52,7 +53,8 @@ func (c *Client) SetRequestBytes(n int) { c.met.bytes.Store(int64(max(n, 0))) }
 // services list is known in part.
 func (c *Client) IsAmieusage() bool { return c.met.ours.Load() }
 
-// New returns a client for the site, which authenticates by the API key. The
+// New returns a client for the site, which authenticates by the API key; white
+// space around the key is left out. The
 // service is [amieusage.DefaultURL] unless [WithBaseURL] names another. Nothing
 // is sent yet.
 //
@@ -68,6 +70,7 @@ func New(site, key string, opts ...Option) (*Client, error) {
 		maxRecords: DefaultMaxRequestRecords,
 		validate:   true,
 	}
+	key = strings.TrimSpace(key) // as it comes from a file
 	problems := []error{headerProblem("site name", site), headerProblem("API key", key)}
 	for _, opt := range opts {
 		if opt != nil {

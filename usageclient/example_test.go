@@ -80,12 +80,12 @@ func ExampleNew() {
 		usageclient.WithRetry(usageclient.RetryPolicy{MaxAttempts: 10, MaxElapsed: time.Hour}),
 	)
 	fmt.Println(c, err)
-	// A key that was read from a file often ends with a line break.
-	_, err = usageclient.New("PSC", "the-api-key\n")
-	fmt.Println(err)
+	// A key that was read from a file often ends with a line break: that is no part of it.
+	c, err = usageclient.New("PSC", "the-api-key\n")
+	fmt.Println(c, err)
 	// Output:
 	// usage client of site PSC at https://usage.example.org/api/v1 <nil>
-	// the API key has white space or a line break at its beginning or end (trim what is read from a file)
+	// usage client of site PSC at https://usage.access-ci.org/api/v1 <nil>
 }
 
 func ExampleClient_Send() {
