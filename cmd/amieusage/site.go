@@ -32,6 +32,7 @@ type siteCommand struct {
 	config *siteconfig.Site
 	queue  *sqlite.Outbox
 	agent  *agent.Agent
+	trial  bool // nothing is changed
 }
 
 func (s *siteCommand) add(cmd *cobra.Command) {
@@ -94,6 +95,7 @@ func (s *siteCommand) run(ctx context.Context, needs int, work func(a *agent.Age
 // tryOut runs work as run does, for what changes nothing: where there is no
 // outbox yet, it has an empty one that is not kept.
 func (s *siteCommand) tryOut(ctx context.Context, needs int, work func(a *agent.Agent) error) error {
+	s.trial = true
 	config, err := s.flags.load()
 	if err != nil {
 		return err
@@ -127,9 +129,21 @@ func (s *siteCommand) progress() func(stage string, sum *agent.Summary) {
 	}
 }
 
-// finish prints the summary that closes a run, and returns what the run's exit
-// status follows from.
+// finish prints the summary that closes a run, writes its metrics, and returns
+// what the run's exit status follows from.
 func (s *siteCommand) finish(ctx context.Context, runErr error) error {
+	err := s.close(ctx, runErr)
+	if s.config.MetricsFile == "" || s.trial {
+		return err
+	}
+	if metricsErr := s.writeMetrics(context.WithoutCancel(ctx), &s.agent.Summary, err); metricsErr != nil {
+		return errors.Join(err, fmt.Errorf("metrics_file: %w", metricsErr))
+	}
+	return err
+}
+
+// close prints the summary that closes a run.
+func (s *siteCommand) close(ctx context.Context, runErr error) error {
 	sum := &s.agent.Summary
 	counts, err := s.queue.Counts(context.WithoutCancel(ctx))
 	if err != nil {

@@ -46,6 +46,7 @@ type Site struct {
 	ClientKey       string
 	MaxRequestBytes int // 0: the client's own
 	State           string
+	MetricsFile     string // "": none is written
 	ConfirmWait     time.Duration
 	RequestTimeout  time.Duration // of one attempt
 	Retry           usageclient.RetryPolicy
@@ -91,7 +92,7 @@ func Read(path, section string) (*Site, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range []*string{&s.KeyFile, &s.CAFile, &s.ClientCert, &s.ClientKey, &s.State} {
+	for _, name := range []*string{&s.KeyFile, &s.CAFile, &s.ClientCert, &s.ClientKey, &s.State, &s.MetricsFile} {
 		if *name != "" && !filepath.IsAbs(*name) {
 			*name = filepath.Join(filepath.Dir(path), *name)
 		}
@@ -188,6 +189,7 @@ func (s *Site) reader(rules *ruleFile, zone **time.Location) reader {
 				}
 				return nil
 			})},
+			field{"metrics_file", text(&s.MetricsFile)},
 			field{"confirm_wait", duration("confirm_wait", &s.ConfirmWait)},
 			field{"request_timeout", func(v value) error {
 				if err := duration("request_timeout", &s.RequestTimeout)(v); err != nil {
