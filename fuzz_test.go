@@ -59,7 +59,7 @@ func TestBombs(t *testing.T) {
 				t.Error(err)
 			}
 			mustMarshal(t, failed)
-			if took := time.Since(start); took > 5*time.Second {
+			if took := time.Since(start); took > 20*time.Second { // of a busy machine, with the race detector; what grows with the square takes minutes
 				t.Errorf("took %s", took)
 			}
 		})
