@@ -52,7 +52,7 @@ func (p *program) doctorCommand() *cobra.Command {
 		Short:   "Check that a site can report: the scheduler, the service, the files",
 		Long: `Check that a site can report, and say what to do where it cannot: sacct is there
 and may see all jobs (PrivateData), the TRES that the rates are for are recorded
-(AccountingStorageTRES), logs of other schedulers can be read, time zones and clocks agree, the service answers and
+(AccountingStorageTRES), logs of other schedulers and reports of storage can be read, time zones and clocks agree, the service answers and
 takes the key, files are private, and there is room. Nothing is changed.
 
 Exit status: 0 nothing is wrong, 1 something is, 2 bad usage or configuration.`,
@@ -93,6 +93,7 @@ func (d *doctorCommand) work(ctx context.Context) (err error) {
 			}
 		}
 	}
+	d.storage(ctx)
 	d.service(ctx)
 	if err := d.print(); err != nil {
 		return err
@@ -259,6 +260,41 @@ func (d *doctorCommand) scheduler(ctx context.Context, kind siteconfig.Kind) {
 		if kind == siteconfig.KindPBS && p.Exclusive && len(p.Whole) == 0 {
 			d.found("exclusive", checkNote, "pbs: exclusive: node is stated, and nothing says what a whole node has: jobs count as they were assigned",
 				`state it in site.yaml: pbs: {nodes: [{names: ["*"], cpu: 36}]}`)
+		}
+	}
+}
+
+// storage reads each file system's report, and says what is in it.
+func (d *doctorCommand) storage(ctx context.Context) {
+	if d.config.Storage == nil {
+		return
+	}
+	c := &storageCommand{siteCommand: d.siteCommand}
+	for i := range d.config.Storage.FileSystems {
+		fs := &d.config.Storage.FileSystems[i]
+		what := "storage " + fs.Name
+		if fs.Command == "" {
+			d.found(what, checkNote, "it has no command: its reports are read with --from-file", "")
+			continue
+		}
+		report, err := c.runCommand(ctx, fs, fs.Format)
+		if err != nil {
+			d.found(what, checkWrong, err.Error(), "correct command: in "+d.config.File+", or run as a user who may ask for quotas")
+			continue
+		}
+		from := fs.From
+		if from == "" {
+			from = report.From
+		}
+		assigned := fs.Assign(report.Rows, from, c.nameOf)
+		found := fmt.Sprintf("%d rows of %s, of %d projects' users", len(report.Rows), report.Format, len(assigned.Uses))
+		switch {
+		case len(assigned.Problems) > 0:
+			d.found(what, checkWrong, found+"; "+assigned.Problems[0], "")
+		case len(assigned.Uses) == 0:
+			d.found(what, checkWrong, found, "none of them is of a project: see projects: in "+d.config.File)
+		default:
+			d.found(what, checkOK, found, "")
 		}
 	}
 }

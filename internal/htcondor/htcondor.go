@@ -193,22 +193,28 @@ func (r *Reader) classAds(ctx context.Context, lines *textfile.Lines, yield func
 				value = value[1:]
 			}
 		}
+		if ok && (name[0] <= ' ' || name[len(name)-1] <= ' ') { // in another way
+			name = bytes.TrimSpace(name)
+		}
+		slot := r.ad.slot(name)
+		isAttribute := ok && (slot != nil || isName(name))
 		switch {
-		case (!ok || !isName(name)) && r.stats.Rows == 0 && r.ad.count == 0:
+		case !isAttribute && r.stats.Rows == 0 && r.ad.count == 0:
 			return fmt.Errorf("line %d, %q, is no attribute of a ClassAd, such as ClusterId = 4711", lines.Number, clip(string(line), 80))
 		case long:
 			r.ad.count++ // an attribute that nobody asks for: scripts and environments may be as long
-			if r.ad.slot(name) != nil {
+			if slot != nil {
 				cut = fmt.Sprintf("the attribute %s is longer than %d bytes", clip(string(name), 80), textfile.MaxLine)
 			}
-		case !ok || !isName(name):
+		case !isAttribute:
 			r.ad.count++
 			cut = "line " + fmt.Sprint(lines.Number) + " is no attribute of a ClassAd: " + clip(string(line), 80)
 		case !ended:
 			r.ad.count++
 			cut = "the history ends within the job"
 		default:
-			r.ad.setText(name, value)
+			r.ad.count++
+			r.ad.setText(slot, value)
 			last = append(last[:0], name...)
 		}
 	}

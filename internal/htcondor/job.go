@@ -137,10 +137,8 @@ func equalFold(a []byte, b string) bool {
 	return true
 }
 
-// setText takes a value as a ClassAd has it.
-func (a *ad) setText(name, value []byte) {
-	a.count++
-	slot := a.slot(name)
+// setText takes a value as a ClassAd has it; nil: it is not kept.
+func (a *ad) setText(slot *attribute, value []byte) {
 	if slot == nil {
 		return
 	}

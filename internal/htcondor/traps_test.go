@@ -76,6 +76,7 @@ func TestAds(t *testing.T) {
 		{"plain", nil, 3600, "cpu=2,node=1", "COMPLETED"},
 		{"what was provisioned", []string{"CpusProvisioned", "4", "GpusProvisioned", "1", "RequestGPUs", "2", "MemoryProvisioned", "2048", "RequestMemory", "1"}, 3600, "cpu=4,gres/gpu=1,mem=2147483648,node=1", "COMPLETED"},
 		{"what was asked for", []string{"RequestGpus", "2", "RequestMemory", "1024"}, 3600, "cpu=2,gres/gpu=2,mem=1073741824,node=1", "COMPLETED"},
+		{"other white space", []string{"  CpusProvisioned\t", "  4 "}, 3600, "cpu=4,node=1", "COMPLETED"},
 		{"letter case", []string{"cpusPROVISIONED", "4"}, 3600, "cpu=4,node=1", "COMPLETED"},
 		{"an expression that was provisioned as a number", []string{"RequestCpus", "ifThenElse(x, 1, 2)", "CpusProvisioned", "4"}, 3600, "cpu=4,node=1", "COMPLETED"},
 		{"suspended", []string{"CumulativeSuspensionTime", "600"}, 3000, "cpu=2,node=1", "COMPLETED"},
