@@ -2,6 +2,7 @@ package main
 
 import (
 	"log/slog"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -18,14 +19,38 @@ type configFlags struct {
 }
 
 func (f *configFlags) add(cmd *cobra.Command) {
-	cmd.Flags().StringVarP(&f.path, "config", "c", "", "the site's configuration, site.yaml, or amieclient's config.ini (required)")
+	cmd.Flags().StringVarP(&f.path, "config", "c", "", "the site's configuration, site.yaml, or amieclient's config.ini (or "+configVariable+", or "+defaultConfig+")")
 	cmd.Flags().StringVar(&f.section, "section", "", "the section of a config.ini")
 	cmd.Flags().BoolVar(&f.insecureHTTP, "insecure-http", false, "send the API key over plain http beyond loopback (insecure_http in site.yaml)")
-	markRequired(cmd, "config")
+}
+
+// configVariable names the site's configuration where --config does not, and
+// defaultConfig is where it is looked for last.
+const (
+	configVariable = "AMIEUSAGE_CONFIG"
+	defaultConfig  = "/etc/amieusage/site.yaml"
+)
+
+// resolve sets what the flag leaves open.
+func (f *configFlags) resolve() error {
+	if f.path == "" {
+		f.path = os.Getenv(configVariable)
+	}
+	if f.path != "" {
+		return nil
+	}
+	if _, err := os.Stat(defaultConfig); err != nil {
+		return usageError(`required flag(s) "config" not set, nor is %s, and there is no %s`, configVariable, defaultConfig)
+	}
+	f.path = defaultConfig
+	return nil
 }
 
 // load reads the configuration. All its errors are bad configuration.
 func (f *configFlags) load() (*siteconfig.Site, error) {
+	if err := f.resolve(); err != nil {
+		return nil, err
+	}
 	c, err := siteconfig.Read(f.path, f.section)
 	if err != nil {
 		return nil, &statusError{exitUsage, err}

@@ -11,6 +11,8 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 	_ "time/tzdata" // time zones of schedulers, on machines that have none
@@ -19,6 +21,7 @@ import (
 
 	"github.com/amieusage/amieusage"
 	"github.com/amieusage/amieusage/internal/failpoint"
+	"github.com/amieusage/amieusage/internal/siteconfig"
 	"github.com/amieusage/amieusage/internal/siterules"
 	"github.com/amieusage/amieusage/usageclient"
 )
@@ -73,7 +76,7 @@ func (p *program) run(ctx context.Context, args []string) int {
 		return exitOK
 	}
 	if !p.running {
-		fmt.Fprintf(p.stderr, "amieusage: %v (see: %s --help)\n", err, cmd.CommandPath())
+		fmt.Fprintf(p.stderr, "amieusage: %s (see: %s --help)\n", printable(meant(cmd, args, err).Error()), cmd.CommandPath())
 		return exitUsage
 	}
 	if !errors.Is(err, errTold) {
@@ -173,6 +176,7 @@ An operator runs the service:
 ` + exitTable,
 		SilenceErrors: true,
 		SilenceUsage:  true,
+		Version:       version(),
 		Args:          cobra.NoArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -191,6 +195,29 @@ An operator runs the service:
 	)
 	p.noteRunning(root)
 	return root
+}
+
+// meant returns the error of a command that is there for those behind it, and was
+// given a word that is none of them: with the one that was meant. Other errors it
+// returns as they are.
+func meant(cmd *cobra.Command, args []string, err error) error {
+	if !cmd.HasSubCommands() || strings.Contains(cmd.Use, "JOB") { // or it has arguments of its own
+		return err
+	}
+	words := slices.DeleteFunc(slices.Clone(args), func(arg string) bool { return strings.HasPrefix(arg, "-") })
+	depth := strings.Count(cmd.CommandPath(), " ")
+	if len(words) <= depth {
+		return err
+	}
+	var names []string
+	for _, sub := range cmd.Commands() {
+		names = append(names, sub.Name())
+	}
+	text := fmt.Sprintf("unknown command %q for %q", words[depth], cmd.CommandPath())
+	if near := siteconfig.Nearest(words[depth], names); near != "" {
+		text += "; did you mean " + cmd.CommandPath() + " " + near + "?"
+	}
+	return errors.New(text)
 }
 
 // noteRunning notes when a command begins its own work: an error before that
