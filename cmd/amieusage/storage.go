@@ -215,33 +215,44 @@ func (c *storageCommand) collectOne(ctx context.Context, fs *storage.FileSystem,
 	var rows []storage.Row
 	from := fs.From
 	for _, report := range reports {
-		rows = append(rows, report.Rows...)
 		if from == "" {
 			from = report.From
 		}
-		for i := range report.Rows {
-			if said := report.Rows[i].At; !said.IsZero() && c.readAt.IsZero() {
-				at = said // all rows of a file say the same
+		for _, row := range report.Rows {
+			if !c.readAt.IsZero() {
+				row.At = time.Time{} // what is said by hand counts
 			}
+			rows = append(rows, row)
 		}
 	}
-	assigned := fs.Assign(rows, from, c.nameOf)
-	assigned.At = at
+	var failures []error
+	st := c.config.Storage
+	for _, timed := range storage.ByTick(rows, at, st.Every, st.Zone) {
+		if err := c.collectReading(ctx, fs, from, timed, preview); err != nil {
+			failures = append(failures, &statusError{exitRefused, err})
+		}
+	}
+	return errors.Join(failures...)
+}
+
+// collectReading collects what was read of a file system in one tick.
+func (c *storageCommand) collectReading(ctx context.Context, fs *storage.FileSystem, from storage.From, timed storage.Timed, preview func(outbox.Item)) error {
+	assigned := fs.Assign(timed.Rows, from, c.nameOf)
+	assigned.At = timed.At
 	for _, note := range assigned.Notes {
 		fmt.Fprintln(c.stderr, printable(note))
 	}
-	st := c.config.Storage
-	err := c.agent.CollectStorage(ctx, agent.StorageRun{
-		FileSystem: fs, Every: st.Every, Zone: st.Zone, Carry: st.Carry, Plausible: st.Plausible, Accept: c.accept,
-	}, &assigned, preview)
 	for _, problem := range assigned.Problems {
 		c.agent.Count(func(s *agent.Summary) { s.Bad++ })
 		fmt.Fprintln(c.stderr, "bad: "+printable(problem))
 	}
-	if err != nil {
-		return &statusError{exitRefused, err}
+	if assigned.Counted == 0 {
+		return fmt.Errorf("%s: none of the %d rows is of a project: see match: and projects: of the file system in %s", fs.Name, len(timed.Rows), c.config.File)
 	}
-	return nil
+	st := c.config.Storage
+	return c.agent.CollectStorage(ctx, agent.StorageRun{
+		FileSystem: fs, Every: st.Every, Zone: st.Zone, Carry: st.Carry, Plausible: st.Plausible, Accept: c.accept,
+	}, &assigned, preview)
 }
 
 // nameOf says what a user is called: a number without a name in site.yaml is of nobody.

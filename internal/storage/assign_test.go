@@ -172,3 +172,20 @@ func TestSuspect(t *testing.T) {
 		}
 	}
 }
+
+func TestByTick(t *testing.T) {
+	at := func(day, hour int) time.Time { return time.Date(2026, 10, day, hour, 0, 0, 0, time.UTC) }
+	row := func(user string, bytes int64, at time.Time) storage.Row {
+		return storage.Row{FileSystem: "/home", PI: "pi", User: user, Bytes: bytes, At: at}
+	}
+	ticks := storage.ByTick([]storage.Row{
+		row("alice", 1, at(2, 5)), row("alice", 2, at(1, 5)), row("bob", 3, at(1, 6)), row("alice", 4, at(1, 7)), row("alice", 9, at(1, 4)),
+	}, at(20, 0), 24*time.Hour, time.UTC)
+	if len(ticks) != 2 || !ticks[0].At.Equal(at(1, 7)) || len(ticks[0].Rows) != 2 || ticks[0].Rows[0].Bytes != 4 || len(ticks[1].Rows) != 1 {
+		t.Errorf("%+v", ticks)
+	}
+	ticks = storage.ByTick([]storage.Row{row("alice", 1, time.Time{}), row("alice", 2, time.Time{})}, at(20, 3), 24*time.Hour, time.UTC)
+	if len(ticks) != 1 || !ticks[0].At.Equal(at(20, 3)) || len(ticks[0].Rows) != 2 {
+		t.Errorf("rows that do not say when: %+v", ticks)
+	}
+}

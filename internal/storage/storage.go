@@ -4,6 +4,7 @@ package storage
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -125,6 +126,7 @@ type Assignment struct {
 	Reading
 	Notes    []string // what was decided: rests, what was ignored
 	Problems []string // what was not assigned
+	Counted  int      // rows that are of a project, or are ignored
 }
 
 // Assign says whose the rows are. What has no user, and the rest between a tree's total and its users' sum, is the lead's of
@@ -175,6 +177,7 @@ func (a *assigning) row(r *Row) {
 			}
 		}
 		a.ignored[name] += r.Bytes
+		a.out.Counted++
 		return
 	}
 	target, ok := a.target(tree)
@@ -184,6 +187,7 @@ func (a *assigning) row(r *Row) {
 		}
 		return
 	}
+	a.out.Counted++
 	k := a.treeKey(r, target)
 	if _, met := a.leads[k]; !met {
 		a.leads[k] = target.Lead
@@ -343,6 +347,55 @@ func counted(name, what string, of map[string]int64) []string {
 	}
 	slices.Sort(notes)
 	return notes
+}
+
+// Timed are the rows of one tick, and when the newest of them was read.
+type Timed struct {
+	At   time.Time
+	Rows []Row
+}
+
+// ByTick parts rows by the ticks in which they were read, the earliest first: rows that do not say so were read at that time.
+// Of rows of one tick that tell of the same, the newest counts.
+func ByTick(rows []Row, at time.Time, every time.Duration, zone *time.Location) []Timed {
+	type same struct {
+		tick int64
+		of   Row // without what it says of it
+	}
+	met := map[same]int{}
+	byTick := map[int64]*Timed{}
+	for _, r := range rows {
+		said := r.At
+		if said.IsZero() {
+			said = at
+		}
+		tick := TickOf(said, every, zone).UnixNano()
+		group := byTick[tick]
+		if group == nil {
+			group = &Timed{}
+			byTick[tick] = group
+		}
+		if said.After(group.At) {
+			group.At = said
+		}
+		if !r.At.IsZero() {
+			k := same{tick, r}
+			k.of.Place, k.of.Bytes, k.of.Files, k.of.At = scheduler.Place{}, 0, 0, time.Time{}
+			if i, ok := met[k]; ok && !group.Rows[i].At.Equal(r.At) {
+				if r.At.After(group.Rows[i].At) {
+					group.Rows[i] = r
+				}
+				continue
+			}
+			met[k] = len(group.Rows)
+		}
+		group.Rows = append(group.Rows, r)
+	}
+	var ticks []Timed
+	for _, tick := range slices.Sorted(maps.Keys(byTick)) {
+		ticks = append(ticks, *byTick[tick])
+	}
+	return ticks
 }
 
 // Suspect says why a reading cannot be believed; "": it can. last is the one before it; nil: there is none. plausible is by how
