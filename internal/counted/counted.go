@@ -349,7 +349,7 @@ func (r *Reader) row(place scheduler.Place, get func(name string) (string, bool)
 	day, _ := get(o.Day)
 	start, err := time.ParseInLocation(time.DateOnly, day, o.Zone)
 	if err != nil {
-		return bad(o.Day, strconv.Quote(clip(day))+" is no day such as 2026-10-01")
+		return bad(o.Day, strconv.Quote(textfile.Clip(day, 80))+" is no day such as 2026-10-01")
 	}
 	if start.After(o.Clock()) {
 		return bad(o.Day, day+" has not come yet")
@@ -381,7 +381,7 @@ func (r *Reader) row(place scheduler.Place, get func(name string) (string, bool)
 	if o.State != "" {
 		var known bool
 		if weight, known = o.Weights[k.state]; !known {
-			return spoil(o.State, "nothing says how state "+strconv.Quote(clip(k.state))+" is weighed (counted: weights: in site.yaml)")
+			return spoil(o.State, "nothing says how state "+strconv.Quote(textfile.Clip(k.state, 80))+" is weighed (counted: weights: in site.yaml)")
 		}
 	}
 	for name, column := range o.TRES {
@@ -391,7 +391,7 @@ func (r *Reader) row(place scheduler.Place, get func(name string) (string, bool)
 		}
 		hours, _, err := apd.NewFromString(text)
 		if err != nil || hours.Form != apd.Finite || hours.Negative && !hours.IsZero() || hours.NumDigits() > 40 || hours.Exponent > 18 || hours.Exponent < -40 {
-			return spoil(column, strconv.Quote(clip(text))+" is no number of hours")
+			return spoil(column, strconv.Quote(textfile.Clip(text, 80))+" is no number of hours")
 		}
 		_, _ = exact.Mul(hours, hours, weight)
 		if s.tres[name] == nil {
@@ -400,11 +400,4 @@ func (r *Reader) row(place scheduler.Place, get func(name string) (string, bool)
 		_, _ = exact.Add(s.tres[name], s.tres[name], hours)
 	}
 	return nil
-}
-
-func clip(s string) string {
-	if len(s) > 80 {
-		s = s[:80] + "…"
-	}
-	return strings.ToValidUTF8(s, "\uFFFD")
 }

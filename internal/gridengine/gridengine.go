@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"strings"
 	"time"
 
 	"github.com/amieusage/amieusage/internal/scheduler"
@@ -106,7 +105,7 @@ func (r *Reader) run(ctx context.Context, lines *textfile.Lines, yield func(*sch
 		}
 		if r.stats.Rows == 0 && !comments && bytes.Count(line, []byte(":")) < leastFields-1 {
 			return fmt.Errorf("%s: %q is no line of Grid Engine's accounting file, which has %d fields or more, parted by colons",
-				r.place(lines.Number), clip(string(line), 80), leastFields)
+				r.place(lines.Number), textfile.Clip(string(line), 80), leastFields)
 		}
 		r.stats.Rows++
 		job, field, problem := r.line.parse(string(line), &r.opts, r.now)
@@ -144,10 +143,3 @@ func IsFile(head []byte) bool {
 
 // fieldError is what is wrong with one value.
 type fieldError struct{ problem, remedy string }
-
-func clip(s string, n int) string {
-	if len(s) > n {
-		s = s[:n] + "…"
-	}
-	return strings.ToValidUTF8(s, "\uFFFD")
-}

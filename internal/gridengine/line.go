@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/amieusage/amieusage/internal/scheduler"
+	"github.com/amieusage/amieusage/internal/textfile"
 )
 
 // The fields of a line, by place, as accounting(5) has them.
@@ -116,9 +117,9 @@ func (p *lineParser) parse(line string, opts *Options, now time.Time) (*schedule
 	if isRescheduled(failed) {
 		j.Run = "at-" + strconv.FormatInt(j.Start.Unix(), 10)
 	}
-	slots, ok := digits(at(fieldSlots))
+	slots, ok := textfile.Digits(at(fieldSlots))
 	if !ok || slots > math.MaxInt32 {
-		return j, "slots", &fieldError{strconv.Quote(clip(at(fieldSlots), 80)) + " is no number", correctRemedy}
+		return j, "slots", &fieldError{strconv.Quote(textfile.Clip(at(fieldSlots), 80)) + " is no number", correctRemedy}
 	}
 	slots = max(slots, 1)
 	j.CPUs = slots
@@ -168,7 +169,7 @@ func (p *lineParser) shift() int {
 // fits tells whether the fields behind the name, so far behind, are what they should be.
 func (p *lineParser) fits(shift int) bool {
 	for _, field := range [...]int{fieldNumber, fieldSubmission, fieldStart, fieldEnd, fieldFailed, fieldExit, fieldSlots, fieldTask} {
-		n, ok := digits(p.fields[field+shift])
+		n, ok := textfile.Digits(p.fields[field+shift])
 		if !ok || field == fieldSubmission && n < firstTime || (field == fieldStart || field == fieldEnd) && n > 0 && n < firstTime {
 			return false
 		}
@@ -194,7 +195,7 @@ func (p *lineParser) tail(from int) (category, taskID string, ok bool) {
 // isTaskID tells 1.node17 from other text.
 func isTaskID(s string) bool {
 	n, host, ok := strings.Cut(s, ".")
-	_, isNumber := digits(n)
+	_, isNumber := textfile.Digits(n)
 	return ok && isNumber && host != "" && (host[0] < '0' || host[0] > '9' || strings.Count(host, ".") > 0)
 }
 
@@ -221,7 +222,7 @@ func (p *lineParser) times(at func(int) string, millis *bool) (string, *fieldErr
 		field int
 		to    *time.Time
 	}{{"submission_time", fieldSubmission, &j.Submit}, {"start_time", fieldStart, &j.Start}, {"end_time", fieldEnd, &j.End}} {
-		n, _ := digits(at(t.field))
+		n, _ := textfile.Digits(at(t.field))
 		switch {
 		case n == 0:
 		case n >= millisFrom*1000:
@@ -254,7 +255,7 @@ func (p *lineParser) elapsed(text string, failed int, millis bool, now time.Time
 	ran := int64(span.Round(time.Second) / time.Second)
 	clock, _ := strconv.ParseFloat(text, 64) // it was one, or this would be no line
 	if !(clock >= 0 && clock < 1<<53) {
-		return "ru_wallclock", &fieldError{strconv.Quote(clip(text, 80)) + " is no time", correctRemedy}
+		return "ru_wallclock", &fieldError{strconv.Quote(textfile.Clip(text, 80)) + " is no time", correctRemedy}
 	}
 	elapsed := int64(math.RoundToEven(clock))
 	if millis && elapsed > ran+skew && math.Abs(clock/1000-float64(ran)) <= skew {
@@ -299,7 +300,7 @@ func (p *lineParser) gpus(category string, slots int64, opts *Options) *fieldErr
 			}
 			n, err := strconv.ParseFloat(value, 64)
 			if err != nil || n < 0 || n > math.MaxInt32 || n != math.Trunc(n) {
-				return &fieldError{"the category asks for " + strconv.Quote(clip(resource, 80)) + ", which is no number of GPUs", correctRemedy}
+				return &fieldError{"the category asks for " + strconv.Quote(textfile.Clip(resource, 80)) + ", which is no number of GPUs", correctRemedy}
 			}
 			count, found = count+int64(n), true
 		}
@@ -350,26 +351,10 @@ func none(s string) string {
 
 // number returns s where it is a job's number.
 func number(s string) string {
-	if _, ok := digits(s); !ok {
+	if _, ok := textfile.Digits(s); !ok {
 		return ""
 	}
 	return s
 }
 
 func instant(t time.Time) string { return t.Format(time.RFC3339) }
-
-// digits reads a whole number that is not negative.
-func digits(s string) (int64, bool) {
-	if s == "" || len(s) > 18 {
-		return 0, false
-	}
-	var n int64
-	for i := range len(s) {
-		c := s[i] - '0'
-		if c > 9 {
-			return 0, false
-		}
-		n = n*10 + int64(c)
-	}
-	return n, true
-}

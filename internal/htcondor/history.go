@@ -14,6 +14,7 @@ import (
 
 	"github.com/amieusage/amieusage/internal/command"
 	"github.com/amieusage/amieusage/internal/scheduler"
+	"github.com/amieusage/amieusage/internal/textfile"
 )
 
 // History asks a schedd's history by running condor_history: a scheduler.Accounting.
@@ -49,7 +50,7 @@ func (h *History) ByID(ctx context.Context, _ string, ids []string) iter.Seq2[*s
 			var conditions []string
 			for _, id := range some {
 				cluster, proc, ok := strings.Cut(id, ".")
-				if _, isNumber := digits(cluster); isNumber && ok && number(proc) {
+				if _, isNumber := textfile.Digits(cluster); isNumber && ok && number(proc) {
 					conditions = append(conditions, "(ClusterId == "+cluster+" && ProcId == "+proc+")")
 				} else {
 					conditions = append(conditions, "GlobalJobId == "+strconv.Quote(id))
@@ -62,7 +63,7 @@ func (h *History) ByID(ctx context.Context, _ string, ids []string) iter.Seq2[*s
 	}
 }
 
-func number(s string) bool { _, ok := digits(s); return ok }
+func number(s string) bool { _, ok := textfile.Digits(s); return ok }
 
 // run runs condor_history, and reports whether more is wanted.
 func (h *History) run(ctx context.Context, constraint string, yield func(*scheduler.Job, error) bool) bool {

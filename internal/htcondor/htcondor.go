@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"strings"
 	"time"
 
 	"github.com/amieusage/amieusage/internal/scheduler"
@@ -200,15 +199,15 @@ func (r *Reader) classAds(ctx context.Context, lines *textfile.Lines, yield func
 		isAttribute := ok && (slot != nil || isName(name))
 		switch {
 		case !isAttribute && r.stats.Rows == 0 && r.ad.count == 0:
-			return fmt.Errorf("line %d, %q, is no attribute of a ClassAd, such as ClusterId = 4711", lines.Number, clip(string(line), 80))
+			return fmt.Errorf("line %d, %q, is no attribute of a ClassAd, such as ClusterId = 4711", lines.Number, textfile.Clip(string(line), 80))
 		case long:
 			r.ad.count++ // an attribute that nobody asks for: scripts and environments may be as long
 			if slot != nil {
-				cut = fmt.Sprintf("the attribute %s is longer than %d bytes", clip(string(name), 80), textfile.MaxLine)
+				cut = fmt.Sprintf("the attribute %s is longer than %d bytes", textfile.Clip(string(name), 80), textfile.MaxLine)
 			}
 		case !isAttribute:
 			r.ad.count++
-			cut = "line " + fmt.Sprint(lines.Number) + " is no attribute of a ClassAd: " + clip(string(line), 80)
+			cut = "line " + fmt.Sprint(lines.Number) + " is no attribute of a ClassAd: " + textfile.Clip(string(line), 80)
 		case !ended:
 			r.ad.count++
 			cut = "the history ends within the job"
@@ -249,10 +248,3 @@ func IsHistory(head []byte) bool {
 
 // fieldError is what is wrong with one value.
 type fieldError struct{ problem, remedy string }
-
-func clip(s string, n int) string {
-	if len(s) > n {
-		s = s[:n] + "…"
-	}
-	return strings.ToValidUTF8(s, "\uFFFD")
-}

@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/amieusage/amieusage/internal/scheduler"
+	"github.com/amieusage/amieusage/internal/textfile"
 )
 
 // The attributes that are read.
@@ -454,7 +455,7 @@ func whole(a *ad, attr int) (n int64, ok bool, problem *fieldError) {
 		return 0, false, nil
 	}
 	if v.kind == kindNumber {
-		if n, ok := digits(v.text); ok && n <= maxEpoch {
+		if n, ok := textfile.Digits(v.text); ok && n <= maxEpoch {
 			return n, true, nil
 		}
 		f, err := strconv.ParseFloat(v.text, 64)
@@ -482,25 +483,9 @@ func seconds(a *ad, attr int) (n int64, ok bool, problem *fieldError) {
 
 func notNumber(v *attribute) *fieldError {
 	if v.kind != kindString {
-		return &fieldError{"it is an expression, " + clip(v.text, 80) + ", and no number", correctRemedy}
+		return &fieldError{"it is an expression, " + textfile.Clip(v.text, 80) + ", and no number", correctRemedy}
 	}
-	return &fieldError{strconv.Quote(clip(v.text, 80)) + " is no number", correctRemedy}
+	return &fieldError{strconv.Quote(textfile.Clip(v.text, 80)) + " is no number", correctRemedy}
 }
 
 func instant(t time.Time) string { return t.Format(time.RFC3339) }
-
-// digits reads a whole number that is not negative.
-func digits(s string) (int64, bool) {
-	if s == "" || len(s) > 18 {
-		return 0, false
-	}
-	var n int64
-	for i := range len(s) {
-		c := s[i] - '0'
-		if c > 9 {
-			return 0, false
-		}
-		n = n*10 + int64(c)
-	}
-	return n, true
-}

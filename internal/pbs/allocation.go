@@ -8,6 +8,7 @@ import (
 
 	"github.com/amieusage/amieusage/internal/scheduler"
 	"github.com/amieusage/amieusage/internal/siterules"
+	"github.com/amieusage/amieusage/internal/textfile"
 )
 
 // allocation is what a job was given, or has asked for.
@@ -37,7 +38,7 @@ func (p *lineParser) allocated(opts *Options) (string, *fieldError) {
 	}
 	nodes := int64(len(p.hosts.names))
 	if nodes == 0 && v.nodect != "" {
-		nodes, _ = digits(v.nodect)
+		nodes, _ = textfile.Digits(v.nodect)
 	}
 	if opts.Exclusive && strings.Contains(v.place, "excl") {
 		p.whole(opts)
@@ -98,25 +99,25 @@ func (p *lineParser) assigned(text string, hosts bool) (string, *fieldError) {
 func (a *allocation) add(key, value string) *fieldError {
 	switch key {
 	case "ncpus":
-		n, ok := digits(value)
+		n, ok := textfile.Digits(value)
 		if !ok || n > math.MaxInt32 {
-			return &fieldError{key + " is " + strconv.Quote(clip(value, 80)) + ", and no number", "correct it in the log"}
+			return &fieldError{key + " is " + strconv.Quote(textfile.Clip(value, 80)) + ", and no number", "correct it in the log"}
 		}
 		a.cpus, a.hasCPUs = a.cpus+n, true
 	case "ngpus":
-		n, ok := digits(value)
+		n, ok := textfile.Digits(value)
 		if !ok || n > math.MaxInt32 {
-			return &fieldError{key + " is " + strconv.Quote(clip(value, 80)) + ", and no number", "correct it in the log"}
+			return &fieldError{key + " is " + strconv.Quote(textfile.Clip(value, 80)) + ", and no number", "correct it in the log"}
 		}
 		a.gpus, a.hasGPUs = a.gpus+n, true
 	case "mem":
 		n, ok := size(value)
 		if !ok || n > math.MaxInt64-a.mem {
-			return &fieldError{key + " is " + strconv.Quote(clip(value, 80)) + ", and no size such as 8gb", "correct it in the log"}
+			return &fieldError{key + " is " + strconv.Quote(textfile.Clip(value, 80)) + ", and no size such as 8gb", "correct it in the log"}
 		}
 		a.mem, a.hasMem = a.mem+n, true
 	default:
-		n, ok := digits(value)
+		n, ok := textfile.Digits(value)
 		if !ok {
 			return nil // not one that is counted
 		}
@@ -172,7 +173,7 @@ func ofNodes(text string) (cpus, gpus int64, ok bool) {
 		var part string
 		part, text, _ = strings.Cut(text, "+")
 		count, rest, _ := strings.Cut(part, ":")
-		nodes, isCount := digits(count)
+		nodes, isCount := textfile.Digits(count)
 		if !isCount {
 			nodes = 1 // a node's name
 		}
@@ -181,7 +182,7 @@ func ofNodes(text string) (cpus, gpus int64, ok bool) {
 			var property string
 			property, rest, _ = strings.Cut(rest, ":")
 			key, value, _ := strings.Cut(property, "=")
-			n, isNumber := digits(value)
+			n, isNumber := textfile.Digits(value)
 			if !isNumber || n > math.MaxInt32 || nodes > math.MaxInt32 {
 				continue
 			}
@@ -241,7 +242,7 @@ func size(s string) (int64, bool) {
 	for end < len(s) && s[end] >= '0' && s[end] <= '9' {
 		end++
 	}
-	n, ok := digits(s[:end])
+	n, ok := textfile.Digits(s[:end])
 	if !ok {
 		return 0, false
 	}

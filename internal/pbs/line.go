@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/amieusage/amieusage/internal/scheduler"
+	"github.com/amieusage/amieusage/internal/textfile"
 )
 
 // A lineParser makes jobs of lines. What it returns is valid until the next line.
@@ -146,7 +147,7 @@ func (v *values) pairs(text string) *fieldError {
 			continue
 		}
 		if *to != "" && *to != value {
-			return &fieldError{key + " is there twice, as " + strconv.Quote(clip(*to, 80)) + " and as " + strconv.Quote(clip(value, 80)),
+			return &fieldError{key + " is there twice, as " + strconv.Quote(textfile.Clip(*to, 80)) + " and as " + strconv.Quote(textfile.Clip(value, 80)),
 				"report the job with amieusage send"}
 		}
 		*to = value
@@ -239,7 +240,7 @@ func (p *lineParser) times(stamp, kind string, opts *Options, now time.Time) (st
 		}
 		n, err := strconv.ParseInt(t.text, 10, 64)
 		if err != nil || n < 0 || n > maxEpoch {
-			return t.key, &fieldError{strconv.Quote(clip(t.text, 80)) + " is no time in seconds since 1970", "correct it in the log"}
+			return t.key, &fieldError{strconv.Quote(textfile.Clip(t.text, 80)) + " is no time in seconds since 1970", "correct it in the log"}
 		}
 		*t.to = time.Unix(n, 0).UTC()
 	}
@@ -259,7 +260,7 @@ func (p *lineParser) times(stamp, kind string, opts *Options, now time.Time) (st
 		}
 		at, err := time.ParseInLocation("01/02/2006 15:04:05", stamp, opts.Zone)
 		if err != nil {
-			return "end", &fieldError{"the run's end is missing, and " + strconv.Quote(clip(stamp, 40)) + " is no time", "correct it in the log"}
+			return "end", &fieldError{"the run's end is missing, and " + strconv.Quote(textfile.Clip(stamp, 40)) + " is no time", "correct it in the log"}
 		}
 		j.End = at.UTC()
 	}
@@ -282,7 +283,7 @@ func (p *lineParser) times(stamp, kind string, opts *Options, now time.Time) (st
 	}
 	elapsed, ok := walltime(v.walltime)
 	if !ok {
-		return "resources_used.walltime", &fieldError{strconv.Quote(clip(v.walltime, 80)) + " is no time such as 26:10:00 or 94200", "correct it in the log"}
+		return "resources_used.walltime", &fieldError{strconv.Quote(textfile.Clip(v.walltime, 80)) + " is no time such as 26:10:00 or 94200", "correct it in the log"}
 	}
 	if elapsed > ran+skew {
 		return "resources_used.walltime", &fieldError{fmt.Sprintf("the job ran for %d s, and there are %d s from its start to its end", elapsed, ran), "correct it in the log"}
@@ -299,13 +300,13 @@ func instant(t time.Time) string { return t.Format(time.RFC3339) }
 // walltime reads [[[days:]hours:]minutes:]seconds, of which a fraction of a second is left out.
 func walltime(s string) (int64, bool) {
 	s, fraction, point := strings.Cut(s, ".")
-	if _, ok := digits(fraction); point && !ok {
+	if _, ok := textfile.Digits(fraction); point && !ok {
 		return 0, false
 	}
 	var total int64
 	for {
 		part, rest, more := strings.Cut(s, ":")
-		n, ok := digits(part)
+		n, ok := textfile.Digits(part)
 		if !ok || n > maxEpoch {
 			return 0, false
 		}
@@ -323,22 +324,6 @@ func walltime(s string) (int64, bool) {
 		}
 		s = rest
 	}
-}
-
-// digits reads a whole number that is not negative.
-func digits(s string) (int64, bool) {
-	if s == "" || len(s) > 18 {
-		return 0, false
-	}
-	var n int64
-	for i := range len(s) {
-		c := s[i] - '0'
-		if c > 9 {
-			return 0, false
-		}
-		n = n*10 + int64(c)
-	}
-	return n, true
 }
 
 // stateOf names how a job ended, by its exit status.

@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"strings"
 	"time"
 
 	"github.com/amieusage/amieusage/internal/scheduler"
@@ -113,9 +112,9 @@ func (r *Reader) run(ctx context.Context, lines *textfile.Lines, yield func(*sch
 		if !known {
 			if logLines == 0 {
 				return fmt.Errorf("%s: %q is no line of a PBS accounting log, such as 01/31/2026 23:59:59;E;4711.server;user=…",
-					r.place(lines.Number), clip(string(line), 80))
+					r.place(lines.Number), textfile.Clip(string(line), 80))
 			}
-			if err := r.bad(yield, &scheduler.RowError{Place: r.place(lines.Number), Problem: "this is no line of a PBS accounting log: " + clip(string(line), 80),
+			if err := r.bad(yield, &scheduler.RowError{Place: r.place(lines.Number), Problem: "this is no line of a PBS accounting log: " + textfile.Clip(string(line), 80),
 				Remedy: "copy the log again"}); err != nil {
 				return err
 			}
@@ -191,10 +190,3 @@ func IsLog(head []byte) bool {
 
 // fieldError is what is wrong with one value.
 type fieldError struct{ problem, remedy string }
-
-func clip(s string, n int) string {
-	if len(s) > n {
-		s = s[:n] + "…"
-	}
-	return strings.ToValidUTF8(s, "\uFFFD")
-}

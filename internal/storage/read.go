@@ -177,16 +177,9 @@ func (r *reading) amount(what, text string, unit int64) (int64, error) {
 	n, err := strconv.ParseUint(text, 10, 64)
 	high, low := bits.Mul64(n, uint64(unit))
 	if err != nil || high != 0 || low > math.MaxInt64 {
-		return 0, r.errorf("%s is %q, and no whole number that can be", what, clip(text))
+		return 0, r.errorf("%s is %q, and no whole number that can be", what, textfile.Clip(text, 80))
 	}
 	return int64(low), nil
-}
-
-func clip(s string) string {
-	if len(s) > 80 {
-		s = s[:80] + "…"
-	}
-	return strings.ToValidUTF8(s, "\uFFFD")
 }
 
 const kibi = 1024
@@ -202,7 +195,7 @@ func (r *reading) gpfs() error {
 			if strings.HasPrefix(line, "***") {
 				return nil
 			}
-			return r.errorf("this is no row of mmrepquota -Y: %q", clip(line))
+			return r.errorf("this is no row of mmrepquota -Y: %q", textfile.Clip(line, 80))
 		}
 		if fields[2] == "HEADER" || fields[1] == "HEADER" {
 			names = map[string]int{}
@@ -250,7 +243,7 @@ func (r *reading) gpfs() error {
 		case "GRP":
 			row.Group = get("name")
 		default:
-			return r.errorf("quotaType %q is not one of FILESET, USR, GRP", clip(get("quotaType")))
+			return r.errorf("quotaType %q is not one of FILESET, USR, GRP", textfile.Clip(get("quotaType"), 80))
 		}
 		r.Rows = append(r.Rows, row)
 		return nil
@@ -276,7 +269,7 @@ func (r *reading) lustre() error {
 				return err
 			}
 			if len(words) < 5 {
-				return r.errorf("whose quota this is cannot be read: %q", clip(line))
+				return r.errorf("whose quota this is cannot be read: %q", textfile.Clip(line, 80))
 			}
 			row, header, path = &Row{Place: r.place()}, false, ""
 			name := words[4]
@@ -291,7 +284,7 @@ func (r *reading) lustre() error {
 				row.Group = name
 				r.From = FromGroup
 			default:
-				return r.errorf("whose quota this is cannot be read: %q", clip(line))
+				return r.errorf("whose quota this is cannot be read: %q", textfile.Clip(line, 80))
 			}
 			return nil
 		case words[0] == "Filesystem":
@@ -361,7 +354,7 @@ func (r *reading) xdmod() error {
 		}
 		at, err := time.Parse(time.RFC3339, x.DT)
 		if err != nil {
-			return fmt.Errorf("%s: dt %q is no time in UTC such as 2026-01-31T05:00:00Z", place, clip(x.DT))
+			return fmt.Errorf("%s: dt %q is no time in UTC such as 2026-01-31T05:00:00Z", place, textfile.Clip(x.DT, 80))
 		}
 		bytes, err1 := x.Bytes.Int64()
 		files, err2 := x.Files.Int64()
@@ -386,7 +379,7 @@ func (r *reading) repquota() error {
 			case "Project":
 				r.From = FromProjectID
 			default:
-				return r.errorf("the first column is %q, and none of User, Group, Project", clip(fields[0]))
+				return r.errorf("the first column is %q, and none of User, Group, Project", textfile.Clip(fields[0], 80))
 			}
 			header = fields
 			return nil
@@ -471,7 +464,7 @@ func (r *reading) zfs() error {
 		case len(fields) >= 3:
 			r.From, name, fields = FromProjectID, fields[0], fields[1:]
 		default:
-			return r.errorf("this is no row of zfs userspace, groupspace or projectspace -Hp: %q", clip(line))
+			return r.errorf("this is no row of zfs userspace, groupspace or projectspace -Hp: %q", textfile.Clip(line, 80))
 		}
 		number := func(what, text string) (int64, error) {
 			if text == "-" || text == "none" {
@@ -512,7 +505,7 @@ func (r *reading) xfs() error {
 			return nil // a header
 		}
 		if len(words) < 6 || !strings.HasPrefix(words[5], "[") {
-			return r.errorf("this is no row of xfs_quota's report: %q", clip(line))
+			return r.errorf("this is no row of xfs_quota's report: %q", textfile.Clip(line, 80))
 		}
 		row := Row{Place: r.place()}
 		var err error

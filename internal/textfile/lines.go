@@ -4,6 +4,7 @@ package textfile
 import (
 	"bufio"
 	"io"
+	"strings"
 )
 
 const (
@@ -45,4 +46,28 @@ func (l *Lines) Next() (line []byte, ended, long bool, err error) {
 		line, ended = line[:len(line)-1], true
 	}
 	return line, ended, long || len(line) > MaxLine, nil
+}
+
+// Clip returns at most n bytes of text for an error to quote, as valid UTF-8.
+func Clip(s string, n int) string {
+	if len(s) > n {
+		s = s[:n] + "…"
+	}
+	return strings.ToValidUTF8(s, "\uFFFD")
+}
+
+// Digits reads a whole number of up to 18 digits, and nothing else: two of them can be added.
+func Digits(s string) (int64, bool) {
+	if s == "" || len(s) > 18 {
+		return 0, false
+	}
+	var n int64
+	for i := range len(s) {
+		c := s[i] - '0'
+		if c > 9 {
+			return 0, false
+		}
+		n = n*10 + int64(c)
+	}
+	return n, true
 }
