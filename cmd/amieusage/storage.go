@@ -25,6 +25,7 @@ type storageCommand struct {
 	format     string
 	at         string
 	accept     bool
+	reprice    bool
 	jsonl      bool
 	readAt     time.Time
 }
@@ -48,7 +49,8 @@ Reports of mmrepquota -Y (GPFS), lfs quota (Lustre), XDMoD's storage JSON, repqu
 A reading counts for its tick (storage: every: 1d): read again on the same day, it
 overwrites what was read before. A reading that cannot be believed (cut off, empty,
 figures in brackets, a change by more than storage: plausible:) sends nothing, and
-what was charged stands; --accept takes it, after a look.
+what was charged stands; --accept takes it, after a look. Rules do not reach back: a
+tick keeps the rate that charged it; --reprice charges it by today's.
 
 ` + exitTable,
 		Example: `  amieusage storage --config site.yaml --dry-run
@@ -89,6 +91,7 @@ what was charged stands; --accept takes it, after a look.
 	cmd.Flags().StringVar(&c.format, "format", "", "the form of the report: gpfs, lustre, xdmod, repquota, zfs, xfs, beegfs, csv; found out unless given")
 	cmd.Flags().StringVar(&c.at, "at", "", "when the report was made, where it does not say (now)")
 	cmd.Flags().BoolVar(&c.accept, "accept", false, "take a reading that cannot be believed, after a look at it")
+	cmd.Flags().BoolVar(&c.reprice, "reprice", false, "charge what was charged before anew, by today's site.yaml")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "show what would be sent, and change nothing")
 	cmd.Flags().DurationVar(&wait, "wait", siteconfig.DefaultConfirmWait, "how long to wait for the service to load what was sent (confirm_wait in site.yaml)")
 	return cmd
@@ -251,7 +254,7 @@ func (c *storageCommand) collectReading(ctx context.Context, fs *storage.FileSys
 	}
 	st := c.config.Storage
 	return c.agent.CollectStorage(ctx, agent.StorageRun{
-		FileSystem: fs, Every: st.Every, Zone: st.Zone, Carry: st.Carry, Plausible: st.Plausible, Accept: c.accept,
+		FileSystem: fs, Every: st.Every, Zone: st.Zone, Carry: st.Carry, Plausible: st.Plausible, Accept: c.accept, Reprice: c.reprice,
 	}, &assigned, preview)
 }
 

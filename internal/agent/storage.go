@@ -19,6 +19,8 @@ type StorageRun struct {
 	Zone       *time.Location
 	Carry      bool
 	Plausible  int64
+	// Reprice charges a reading that was charged before by today's site.yaml.
+	Reprice bool
 	// Accept takes a reading that cannot be believed, after a person has looked.
 	Accept bool
 }
@@ -30,12 +32,16 @@ const maxCarried = 400
 var errSuspect = errors.New("nothing was changed; look at it, and take it with --accept where it is right")
 
 // CollectStorage stores the records of a reading: those of the tick overwrite what was read for it before, and missed ticks
-// are made up for where the run says so. The reading is stored first, and marked when its records are: a run that ends between
+// are made up for where the run says so. Rules do not reach back: a tick keeps the rate that charged it, and the same report
+// read again changes nothing, unless the run reprices. The reading is stored first, and marked when its records are: a run that ends between
 // is gone on with by the next. A reading that cannot be believed stores nothing.
 func (a *Agent) CollectStorage(ctx context.Context, run StorageRun, assigned *storage.Assignment, preview func(outbox.Item)) error {
 	fs := run.FileSystem
 	reading := assigned.Reading
 	reading.FileSystem, reading.Tick = fs.Name, storage.TickOf(reading.At, run.Every, run.Zone)
+	if reading.At.After(a.Clock().Add(dayAhead)) {
+		return fmt.Errorf("%s: the report was made at %s, which has not come yet: nothing was changed", fs.Name, reading.At.Format(time.RFC3339))
+	}
 	known, err := a.Queue.Readings(ctx, fs.Name, reading.Tick)
 	if err != nil {
 		return err
@@ -64,19 +70,49 @@ func (a *Agent) CollectStorage(ctx context.Context, run StorageRun, assigned *st
 	if why := reading.Suspect(believed, run.Plausible); why != "" && !run.Accept {
 		return fmt.Errorf("%s: %s: %w", fs.Name, why, errSuspect)
 	}
+	reading.Rate = fs.RateAt(reading.Tick) // nil is told where it is charged
 	if same != nil {
 		reading.Overwrite(same)
+		again := reading.At.Equal(same.At) && !run.Reprice
+		if again && !reading.SameAs(same) {
+			return fmt.Errorf("%s: this report was read before, and today's site.yaml makes other records of it: nothing was changed; to send them: --reprice", fs.Name)
+		}
+		if !run.Reprice {
+			reading.Rate = same.Rate
+		}
+	}
+	if err := a.checkIntegral(ctx, &reading); err != nil {
+		return err
 	}
 	if last != nil && run.Carry {
 		for _, tick := range storage.Missed(last.Tick, reading.Tick, run.Every, run.Zone, maxCarried) {
 			carried := *last
-			carried.Tick, carried.Carried, carried.Uses = tick, true, slices.Clone(last.Uses)
+			carried.Tick, carried.Carried, carried.Uses, carried.Rate = tick, true, slices.Clone(last.Uses), fs.RateAt(tick)
+			if carried.Rate != nil && carried.Rate.Integral {
+				break // the next reading counts all the time since the last one
+			}
 			if err := a.storeReading(ctx, run, &carried, last, preview); err != nil {
 				return err
 			}
 		}
 	}
 	return a.storeReading(ctx, run, &reading, last, preview)
+}
+
+// dayAhead is how much later than now a report may have been made: clocks are apart, but not by more.
+const dayAhead = 24 * time.Hour
+
+// checkIntegral refuses a reading between others that are charged by the time between them: that time was charged already.
+func (a *Agent) checkIntegral(ctx context.Context, r *storage.Reading) error {
+	if r.Rate == nil || !r.Rate.Integral {
+		return nil
+	}
+	newest, err := a.Queue.Readings(ctx, r.FileSystem, a.Clock().Add(2*dayAhead))
+	if err == nil && len(newest) > 0 && newest[0].Tick.After(r.Tick) {
+		err = fmt.Errorf("%s: it was read at %s, and what was read at %s has charged the time until then: nothing was changed",
+			r.FileSystem, r.At.Format(time.RFC3339), newest[0].At.Format(time.RFC3339))
+	}
+	return err
 }
 
 // goOnWithStorage stores the records of readings that an earlier run has stored, but not all of their records.

@@ -114,3 +114,70 @@ func TestStorageOverwrites(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestStorageRulesDoNotReachBack edits the rate, and reads again.
+func TestStorageRulesDoNotReachBack(t *testing.T) {
+	a, run := storageSite(t)
+	ctx := context.Background()
+	if err := a.CollectStorage(ctx, run, held(1, use("alice", 100)), nil); err != nil {
+		t.Fatal(err)
+	}
+	dearer := *run.FileSystem
+	dearer.Rates = []storage.Rate{{Per: apd.New(3, 0), Unit: "GB"}}
+	run.FileSystem = &dearer
+	want := func(what, charge string) {
+		t.Helper()
+		if got := storageCharges(t, a.Queue)["1 alice"]; got != charge {
+			t.Errorf("%s: %s, want %s", what, got, charge)
+		}
+	}
+	if err := a.CollectStorage(ctx, run, held(1, use("alice", 100)), nil); err == nil {
+		t.Error("the same report would cost otherwise by today's rules, and nothing is said")
+	}
+	want("the same report", "100")
+	if err := a.CollectStorage(ctx, run, held(1, use("bob", 100)), nil); err == nil {
+		t.Error("the same report comes to other records by today's rules, and nothing is said")
+	}
+	want("the same report, of another user by now", "100")
+	later := held(1, use("alice", 110))
+	later.At = later.At.Add(time.Hour)
+	if err := a.CollectStorage(ctx, run, later, nil); err != nil {
+		t.Error(err)
+	}
+	want("a later report of the same day", "110")
+	if err := a.CollectStorage(ctx, run, held(2, use("alice", 100)), nil); err != nil {
+		t.Error(err)
+	}
+	if got := storageCharges(t, a.Queue)["2 alice"]; got != "300" {
+		t.Errorf("the next day is charged %s, want 300", got)
+	}
+	run.Reprice = true
+	if err := a.CollectStorage(ctx, run, later, nil); err != nil {
+		t.Error(err)
+	}
+	want("repriced", "330")
+	run.Reprice = false
+	future := held(1, use("alice", 110))
+	future.At = time.Now().Add(48 * time.Hour)
+	if err := a.CollectStorage(ctx, run, future, nil); err == nil {
+		t.Error("a report of the day after tomorrow is taken")
+	}
+}
+
+// TestIntegralInOrder reads a day between two that were charged by the time between
+// them.
+func TestIntegralInOrder(t *testing.T) {
+	a, run := storageSite(t)
+	run.FileSystem.Rates[0].Integral = true
+	for _, day := range []int{1, 3} {
+		if err := a.CollectStorage(context.Background(), run, held(day, use("alice", 100)), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := a.CollectStorage(context.Background(), run, held(2, use("alice", 100)), nil); err == nil {
+		t.Error("the time between two readings is charged twice")
+	}
+	if got := storageCharges(t, a.Queue); got["1 alice"] != "0" || got["3 alice"] != "200" || len(got) != 2 {
+		t.Errorf("%v", got)
+	}
+}

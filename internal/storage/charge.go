@@ -14,11 +14,15 @@ import (
 
 // A Rate says what storage costs from a time on.
 type Rate struct {
-	From time.Time // zero: it always has
+	From time.Time `json:"-"` // zero: it always has
 	// Per is what a Unit of bytes costs: at each reading, or for each day between two where Integral is set.
-	Per      *apd.Decimal
-	Unit     Unit
-	Integral bool
+	Per      *apd.Decimal `json:"per"`
+	Unit     Unit         `json:"unit"`
+	Integral bool         `json:"integral,omitempty"`
+}
+
+func (r *Rate) equal(other *Rate) bool {
+	return r.Unit == other.Unit && r.Integral == other.Integral && r.Per.Cmp(other.Per) == 0
 }
 
 // A Unit is a number of bytes by its name.
@@ -57,8 +61,8 @@ func (r *Rate) charge(bytes *apd.Decimal) amieusage.Charge {
 	return amieusage.ChargeOf(&c)
 }
 
-// rateAt returns the rate of a time; nil: none has begun.
-func (f *FileSystem) rateAt(at time.Time) *Rate {
+// RateAt returns the rate of a time; nil: none has begun.
+func (f *FileSystem) RateAt(at time.Time) *Rate {
 	for i := len(f.Rates) - 1; i >= 0; i-- {
 		if !f.Rates[i].From.After(at) {
 			return &f.Rates[i]
@@ -77,7 +81,10 @@ type Charged struct {
 // is held, and an integral what the last reading held for the time from it to this one; the first reading charges nothing
 // then.
 func (f *FileSystem) Records(r, last *Reading, every time.Duration) ([]Charged, error) {
-	rate := f.rateAt(r.Tick)
+	rate := r.Rate
+	if rate == nil {
+		rate = f.RateAt(r.Tick)
+	}
 	if rate == nil {
 		return nil, fmt.Errorf("%s: no rate has begun at %s: state what it costs from an earlier date", f.Name, r.Tick.Format(time.RFC3339))
 	}

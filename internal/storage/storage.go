@@ -86,6 +86,8 @@ type Reading struct {
 	At         time.Time `json:"at"`
 	Total      int64     `json:"total"` // bytes that were counted
 	Uses       []Use     `json:"uses"`
+	// Rate is what charges it: it stays, whatever becomes of site.yaml. nil: none has yet.
+	Rate *Rate `json:"rate,omitempty"`
 	// Carried says that nothing was read for this tick: it has what the one before it had.
 	Carried bool `json:"carried,omitempty"`
 }
@@ -439,6 +441,23 @@ func (r *Reading) Overwrite(earlier *Reading) {
 			r.Uses = append(r.Uses, u)
 		}
 	}
+}
+
+// SameAs reports whether two readings of a tick come to the same records.
+func (r *Reading) SameAs(other *Reading) bool {
+	if len(r.Uses) != len(other.Uses) || (r.Rate == nil) != (other.Rate == nil) || r.Rate != nil && !r.Rate.equal(other.Rate) {
+		return false
+	}
+	held := map[Use]bool{}
+	for _, u := range r.Uses {
+		held[u] = true
+	}
+	for _, u := range other.Uses {
+		if !held[u] {
+			return false
+		}
+	}
+	return true
 }
 
 // TickOf returns the time that a reading's records bear: the last of those that are every apart, midnight in the zone where
