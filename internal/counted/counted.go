@@ -161,6 +161,7 @@ func (r *Reader) job(k key, s *sum) (*scheduler.Job, error) {
 		Lacks: scheduler.FactUID | scheduler.FactQOS | scheduler.FactName | scheduler.FactReqMem | scheduler.FactReservation | scheduler.FactNodeList | scheduler.FactDBIndex | scheduler.FactGroup,
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.tres)) {
+		j.By += name + "=" + r.opts.TRES[name] + " "
 		t, err := tresOf(name, s.tres[name])
 		if err != nil {
 			return nil, &scheduler.RowError{Place: s.place, JobID: k.ID(), Field: r.opts.TRES[name], Problem: err.Error(), Remedy: "correct it in the table"}
@@ -169,6 +170,9 @@ func (r *Reader) job(k key, s *sum) (*scheduler.Job, error) {
 		if name == "cpu" && t.Count > 0 {
 			j.CPUs = (t.Count + 23) / 24 // of a day's hours
 		}
+	}
+	for _, state := range slices.Sorted(maps.Keys(r.opts.Weights)) {
+		j.By += state + "×" + r.opts.Weights[state].String() + " "
 	}
 	return j, nil
 }

@@ -306,7 +306,9 @@ func (p *lineParser) gpus(category string, slots int64, opts *Options) *fieldErr
 		}
 	}
 	if found {
+		j.By = "gpu " + opts.GPU + " per job"
 		if !opts.GPUPerJob {
+			j.By = "gpu " + opts.GPU + " per slot"
 			count *= slots
 		}
 		j.TRES = append(j.TRES, scheduler.TRES{Name: "gres/gpu", Count: count})

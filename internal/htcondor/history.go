@@ -76,7 +76,7 @@ func (h *History) run(ctx context.Context, constraint string, yield func(*schedu
 	}
 	asked := slices.Clone(names[:])
 	if h.Options.Project == "" {
-		asked = append(asked, "ProjectName")
+		asked = append(asked, defaultProject)
 	} else {
 		asked = append(asked, h.Options.Project)
 	}

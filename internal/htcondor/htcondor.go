@@ -50,7 +50,7 @@ func NewReader(r io.Reader, name string, opts Options) *Reader {
 		clock = time.Now
 	}
 	if opts.Project == "" {
-		opts.Project = "ProjectName"
+		opts.Project = defaultProject
 	}
 	read := &Reader{in: bufio.NewReaderSize(r, textfile.BufferSize), name: name, opts: opts}
 	read.maker = maker{opts: &read.opts, now: clock()}

@@ -197,6 +197,9 @@ type maker struct {
 	last scheduler.Job
 }
 
+// defaultProject is the attribute that holds a job's project unless the site names another.
+const defaultProject = "ProjectName"
+
 const correctRemedy = "report the job with amieusage send, or drop it: amieusage records drop"
 
 // The states and universes of a job that count.
@@ -276,6 +279,9 @@ func (m *maker) groups(a *ad) {
 	j.Account = account
 	j.Group, _, _ = strings.Cut(account, ".")
 	j.Project = text(a, attrProject)
+	if !equalFold([]byte(a.project), defaultProject) {
+		j.By = "project " + a.project
+	}
 }
 
 const (

@@ -150,6 +150,10 @@ func (d *Decider) decide(known []Entry, r Reading) Plan {
 	if !cur.MayBeCharged() {
 		return d.uncharged(same, cur, facts, r, charged)
 	}
+	if known := &cur.Job.Facts; known.By != r.Job.By && !d.Reprice {
+		// The settings were edited by which the source counts, and they do not reach back.
+		facts.TRES, facts.CPUs, facts.Nodes, facts.Project, facts.By = known.TRES, known.CPUs, known.Nodes, known.Project, known.By
+	}
 	return d.charged(same, cur, facts, r, charged)
 }
 
@@ -410,7 +414,7 @@ func sameScalars(a, b *scheduler.Job) bool {
 	return a.Cluster == b.Cluster && a.ID == b.ID && a.DisplayID == b.DisplayID && a.ParentID == b.ParentID && a.User == b.User && a.UID == b.UID &&
 		a.Account == b.Account && a.Group == b.Group && a.Project == b.Project && a.Partition == b.Partition && a.QOS == b.QOS && a.Name == b.Name &&
 		a.ReqMem == b.ReqMem && a.State == b.State && a.Reservation == b.Reservation && a.NodeList == b.NodeList && a.DBIndex == b.DBIndex &&
-		a.Run == b.Run && a.ElapsedSeconds == b.ElapsedSeconds && a.Nodes == b.Nodes && a.CPUs == b.CPUs
+		a.Run == b.Run && a.By == b.By && a.ElapsedSeconds == b.ElapsedSeconds && a.Nodes == b.Nodes && a.CPUs == b.CPUs
 }
 
 // isShifted tells a job that is read with all its times moved by the same

@@ -34,7 +34,7 @@ func AppendJob(dst []byte, j *Job) []byte {
 	f, m := &j.Facts, &j.Made
 	w := jobWriter{append(dst, jobVersion)}
 	for _, s := range [...]string{f.Cluster, f.ID, f.DisplayID, f.ParentID, f.User, f.UID, f.Account, f.Group, f.Project, f.Partition, f.QOS,
-		f.Name, f.ReqMem, f.State, f.Reservation, f.NodeList, f.DBIndex, f.Warning, f.Run, f.Source,
+		f.Name, f.ReqMem, f.State, f.Reservation, f.NodeList, f.DBIndex, f.Warning, f.Run, f.Source, f.By,
 		m.Resource, m.Project, m.User, m.RecordID, m.Charge.String()} {
 		w.text(s)
 	}
@@ -72,7 +72,7 @@ func ParseJob(b []byte) (*Job, error) {
 	f, m := &j.Facts, &j.Made
 	var charge string
 	for _, s := range [...]*string{&f.Cluster, &f.ID, &f.DisplayID, &f.ParentID, &f.User, &f.UID, &f.Account, &f.Group, &f.Project, &f.Partition, &f.QOS,
-		&f.Name, &f.ReqMem, &f.State, &f.Reservation, &f.NodeList, &f.DBIndex, &f.Warning, &f.Run, &f.Source,
+		&f.Name, &f.ReqMem, &f.State, &f.Reservation, &f.NodeList, &f.DBIndex, &f.Warning, &f.Run, &f.Source, &f.By,
 		&m.Resource, &m.Project, &m.User, &m.RecordID, &charge} {
 		*s = r.text()
 	}

@@ -225,6 +225,13 @@ func (p *lineParser) whole(opts *Options) {
 			}
 		}
 	}
+	p.job.By = "whole nodes"
+	for _, t := range [...]struct {
+		name  string
+		count int64
+	}{{"cpu", whole.cpus}, {"gres/gpu", whole.gpus}, {"mem", whole.mem}} {
+		p.job.By += " " + t.name + "=" + strconv.FormatInt(t.count, 10)
+	}
 	if whole.hasCPUs {
 		p.given.cpus, p.given.hasCPUs = max(whole.cpus, p.given.cpus), true
 	}

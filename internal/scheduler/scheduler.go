@@ -48,6 +48,9 @@ type Job struct {
 	// Lacks names the facts that the source cannot give, such as a column that a dump does not have. Such a fact is unknown,
 	// not empty: what is known of the job from elsewhere stays.
 	Lacks Facts
+	// By is the settings of site.yaml by which the source has counted what was allocated; "": by none. What is read by other
+	// settings is no change of the accounting.
+	By string
 	// NoUsage is why the row is no usage of its own, though it bears a job's id: an array's parent, a task that is counted with
 	// its job. "" for almost all.
 	NoUsage string
