@@ -109,18 +109,16 @@ func (a *ad) settle() {
 
 // slot returns where an attribute's value goes; nil: nowhere.
 func (a *ad) slot(name []byte) *attribute {
+	if equalFold(name, a.project) {
+		return &a.values[attrProject]
+	}
 	if len(name) < len(byLength) {
 		for _, i := range byLength[len(name)] {
-			if equalFold(name, names[i]) {
-				if equalFold(name, a.project) {
-					break
-				}
+			// As it is written by HTCondor, or else in other letters.
+			if string(name) == names[i] || name[0]|0x20 == names[i][0]|0x20 && equalFold(name, names[i]) {
 				return &a.values[i]
 			}
 		}
-	}
-	if equalFold(name, a.project) {
-		return &a.values[attrProject]
 	}
 	return nil
 }
