@@ -94,23 +94,17 @@ func ChargeOfMillionths(n int64) Charge {
 	return Charge{d.Text('f')}
 }
 
-// ChargeOf returns the charge that a decimal holds, without an exponent. NaN
-// and infinities give the zero Charge.
-func ChargeOf(d *apd.Decimal) Charge {
-	if d.Form != apd.Finite {
-		return Charge{}
-	}
-	return Charge{d.Text('f')}
-}
+// ChargeOf returns the charge of so many whole units.
+func ChargeOf(units int64) Charge { return Charge{strconv.FormatInt(units, 10)} }
 
 // String returns the text that the charge was read from.
 func (c Charge) String() string { return c.text }
 
-// IsZero reports whether the charge is absent.
-func (c Charge) IsZero() bool { return c.text == "" }
+// IsSet reports whether there is a charge: "0" is one.
+func (c Charge) IsSet() bool { return c.text != "" }
 
-// Decimal returns the charge's exact value; zero where it is absent.
-func (c Charge) Decimal() *apd.Decimal {
+// decimal returns the charge's exact value; zero where it is absent.
+func (c Charge) decimal() *apd.Decimal {
 	d, _, err := apd.NewFromString(c.text)
 	if err != nil {
 		return new(apd.Decimal)
@@ -125,7 +119,7 @@ func (c Charge) Millionths() (int64, error) {
 	if n, ok := plainMillionths(c.text); ok {
 		return n, nil
 	}
-	d := c.Decimal()
+	d := c.decimal()
 	if d.IsZero() {
 		return 0, nil
 	}
@@ -182,7 +176,7 @@ func (c Charge) Cmp(other Charge) int {
 	if c.text == other.text {
 		return 0
 	}
-	return c.Decimal().Cmp(other.Decimal())
+	return c.decimal().Cmp(other.decimal())
 }
 
 // canonical returns the shortest plain text of the charge's value.
@@ -196,7 +190,7 @@ func (c Charge) canonical() string {
 		}
 		return text
 	}
-	d := c.Decimal()
+	d := c.decimal()
 	if d.IsZero() {
 		return "0"
 	}

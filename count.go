@@ -41,8 +41,8 @@ func ParseCount(s string) (Count, error) {
 // Get returns the number, and whether there is one.
 func (c Count) Get() (int64, bool) { return c.n, c.set }
 
-// IsZero reports whether the count is absent.
-func (c Count) IsZero() bool { return !c.set }
+// IsSet reports whether there is a count: 0 is one.
+func (c Count) IsSet() bool { return c.set }
 
 // String returns the number, or "" where it is absent.
 func (c Count) String() string {

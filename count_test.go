@@ -14,7 +14,7 @@ func TestParseCount(t *testing.T) {
 		"9223372036854775807.000": 9223372036854775807, "-9223372036854775808": -9223372036854775808,
 	} {
 		c, err := ParseCount(text)
-		if n, set := c.Get(); err != nil || n != want || !set || c.IsZero() {
+		if n, set := c.Get(); err != nil || n != want || !set || !c.IsSet() {
 			t.Errorf("ParseCount(%q) = %d, %t, %v, want %d", text, n, set, err, want)
 		}
 	}
@@ -22,7 +22,7 @@ func TestParseCount(t *testing.T) {
 		"1e999999999", "1e-999999999", "1e99999999999", "4." + strings.Repeat("0", 100), "-", "."} {
 		c, err := ParseCount(text)
 		var e *Error
-		if !errors.As(err, &e) || e.Code != CodeInvalid || !c.IsZero() {
+		if !errors.As(err, &e) || e.Code != CodeInvalid || c.IsSet() {
 			t.Errorf("ParseCount(%.40q) = %v, %v, want an error", text, c, err)
 		}
 	}
@@ -38,7 +38,7 @@ func TestCountJSON(t *testing.T) {
 	for _, in := range []string{`true`, `[1]`, `"x"`, `4.5`} {
 		var c Count
 		var e *Error
-		if err := json.Unmarshal([]byte(in), &c); !errors.As(err, &e) || !c.IsZero() {
+		if err := json.Unmarshal([]byte(in), &c); !errors.As(err, &e) || c.IsSet() {
 			t.Errorf("%s was read as %q, %v", in, c, err)
 		}
 	}

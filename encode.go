@@ -54,7 +54,7 @@ func appendField(dst []byte, f *fieldSpec, value any, canonical bool) []byte {
 			dst = appendQuotedTime(appendToken(dst, f.token), t)
 		}
 	case *Charge:
-		if !v.IsZero() {
+		if v.IsSet() {
 			text := v.text
 			if canonical {
 				text = v.canonical()

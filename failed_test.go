@@ -193,7 +193,7 @@ func mustKeepItsMeaning(t tester, f FailedRecord) {
 	mustEqual(t, "what was read again", again, third, apartFromRaw)
 	mustEqual(t, "bytes", string(second), string(mustMarshal(t, third)))
 	mustMarshal(t, SendResponse{Message: f.Error, FailedRecords: []FailedRecord{f, f}})
-	mustMarshal(t, Status{{Errors: []StatusError{{Records: []FailedRecord{f}}}}})
+	mustMarshal(t, Status{{Errors: []FailureGroup{{Records: []FailedRecord{f}}}}})
 }
 
 func TestFailedRecordLine(t *testing.T) {

@@ -193,7 +193,7 @@ func FuzzCSV(f *testing.F) {
 				want := charge
 				if i == len(names) {
 					want = strconv.FormatInt(n, 10)
-				} else if c.IsZero() {
+				} else if !c.IsSet() {
 					want = ""
 				}
 				mustEqual(t, SummaryColumns[i], want, cell)

@@ -104,7 +104,7 @@ func FuzzParseCharge(f *testing.F) {
 			t.Fatalf("%q: error %v; the reference can read it: %t", s, err, ok)
 		}
 		if err != nil {
-			if !c.IsZero() || !utf8.ValidString(err.Error()) {
+			if c.IsSet() || !utf8.ValidString(err.Error()) {
 				t.Fatalf("%q, %q", c, err)
 			}
 			return
@@ -117,7 +117,7 @@ func FuzzParseCharge(f *testing.F) {
 			t.Fatalf("%q became %q, %v", c, again, err)
 		}
 		canonical := mustCanonical(t, c)
-		if rational(t, canonical).Cmp(want) != 0 || c.Decimal().Sign() != want.Sign() || ChargeOf(c.Decimal()).Cmp(c) != 0 {
+		if rational(t, canonical).Cmp(want) != 0 || c.decimal().Sign() != want.Sign() {
 			t.Fatalf("%q is not %q", canonical, s)
 		}
 		n, err := c.Millionths()

@@ -276,7 +276,7 @@ func validRecords(kind UsageType) *rapid.Generator[Record] {
 				*p = validCharges().Draw(t, f.name)
 			case *Count:
 				*p = counts().Draw(t, f.name)
-				if f.required && p.IsZero() {
+				if f.required && !p.IsSet() {
 					*p = CountOf(1)
 				}
 			default:

@@ -16,9 +16,9 @@ type LoadedQuery struct {
 	MinLoadedTime time.Time
 	// LocalRecordID selects the records of this id; "": all.
 	LocalRecordID string
-	// Limit is the length of a page, at most [MaxLoadedPage]; 0: the service's
+	// PageSize is the length of a page, at most [MaxLoadedPage]; 0: the service's
 	// choice.
-	Limit int
+	PageSize int
 	// Offset is the number of records to leave out before the page.
 	Offset int64
 	// Cursor goes on behind a page that was read before: it stays right while
@@ -34,7 +34,7 @@ func (q LoadedQuery) Values() url.Values {
 	if q.LocalRecordID != "" {
 		v.Set("LocalRecordID", q.LocalRecordID)
 	}
-	setNumber(v, "Limit", int64(q.Limit))
+	setNumber(v, "Limit", int64(q.PageSize))
 	setNumber(v, "Offset", q.Offset)
 	if q.Cursor != "" {
 		v.Set("Cursor", q.Cursor)
@@ -61,7 +61,7 @@ func ParseLoadedQuery(v url.Values) (LoadedQuery, error) {
 	if err != nil {
 		return q, err
 	}
-	q.Limit = int(limit)
+	q.PageSize = int(limit)
 	if q.Offset, err = numberParameter(v, "Offset", 0, math.MaxInt64); err != nil {
 		return q, err
 	}

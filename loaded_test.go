@@ -83,7 +83,7 @@ func TestLoadedQueriesRoundTrip(t *testing.T) {
 		want := LoadedQuery{
 			MinLoadedTime: rapid.OneOf(rapid.Just(time.Time{}), timesFrom(1970)).Draw(t, "time"),
 			LocalRecordID: texts().Draw(t, "id"),
-			Limit:         rapid.IntRange(0, MaxLoadedPage).Draw(t, "limit"),
+			PageSize:      rapid.IntRange(0, MaxLoadedPage).Draw(t, "limit"),
 			Offset:        rapid.Int64Min(0).Draw(t, "offset"),
 			Cursor:        texts().Draw(t, "cursor"),
 		}
@@ -101,8 +101,8 @@ func TestLoadedQueriesRoundTrip(t *testing.T) {
 func TestParseLoadedQuery(t *testing.T) {
 	for query, want := range map[string]LoadedQuery{
 		"":                         {},
-		"Limit=25000":              {Limit: MaxLoadedPage},
-		"Limit=1&Offset=0":         {Limit: 1},
+		"Limit=25000":              {PageSize: MaxLoadedPage},
+		"Limit=1&Offset=0":         {PageSize: 1},
 		"Limit=&Offset=":           {},
 		"MinLoadedTime=2026-10-01": {MinLoadedTime: mustTime(t, "2026-10-01T00:00:00Z")},
 		"Offset=9223372036854775807&LocalRecordID=4712_3": {Offset: math.MaxInt64, LocalRecordID: "4712_3"},

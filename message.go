@@ -173,6 +173,16 @@ func notMessage(message string) error {
 	}
 }
 
+// Records returns a list of records of one kind, such as []*ComputeRecord, as a
+// list of any: client.Send(ctx, amieusage.Records(jobs)...).
+func Records[R Record](records []R) []Record {
+	list := make([]Record, len(records))
+	for i, r := range records {
+		list[i] = r
+	}
+	return list
+}
+
 // SplitByType parts records by kind, and keeps their order within each. The
 // kinds come in the order in which they first appear.
 func SplitByType(records []Record) []*Message {

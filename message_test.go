@@ -196,3 +196,11 @@ func TestCodeOf(t *testing.T) {
 		}
 	}
 }
+
+func ExampleRecords() {
+	jobs := []*ComputeRecord{{LocalRecordID: "4711"}, {LocalRecordID: "4712"}}
+	message, err := NewMessage(Records(jobs)...)
+	fmt.Println(message, err)
+	// Output:
+	// Compute message of 2 records <nil>
+}

@@ -51,11 +51,11 @@ type ResourceStatus struct {
 	// what adjustments give back taken off; it may be negative.
 	TotalCharge Charge
 	// Errors are the reasons of the failures.
-	Errors []StatusError
+	Errors []FailureGroup
 }
 
-// A StatusError groups the failed records that failed for the same reason.
-type StatusError struct {
+// A FailureGroup groups the failed records that failed for the same reason.
+type FailureGroup struct {
 	// Error is the reason.
 	Error   string
 	Records []FailedRecord
@@ -86,9 +86,9 @@ func (r ResourceStatus) appendJSON(dst []byte) []byte {
 }
 
 // MarshalJSON writes Records as a list even where it is empty.
-func (e StatusError) MarshalJSON() ([]byte, error) { return e.appendJSON(nil), nil }
+func (e FailureGroup) MarshalJSON() ([]byte, error) { return e.appendJSON(nil), nil }
 
-func (e StatusError) appendJSON(dst []byte) []byte {
+func (e FailureGroup) appendJSON(dst []byte) []byte {
 	dst = appendString(appendName(append(dst, '{'), "Error"), e.Error)
 	dst = append(appendName(dst, "Records"), '[')
 	for _, f := range e.Records {
@@ -103,7 +103,7 @@ func (r *ResourceStatus) UnmarshalJSON(data []byte) error {
 		Resource                          string
 		LoadedRecordCount, FailedJobCount Count
 		TotalCharge                       Charge
-		Errors                            []StatusError
+		Errors                            []FailureGroup
 	}
 	if err := json.Unmarshal(data, &body); err != nil {
 		return err

@@ -13,8 +13,8 @@ import (
 
 func statuses() *rapid.Generator[Status] {
 	return rapid.Custom(func(t *rapid.T) Status {
-		reason := rapid.Custom(func(t *rapid.T) StatusError {
-			return StatusError{texts().Draw(t, "error"), rapid.SliceOfN(failedRecords(), 0, 2).Draw(t, "records")}
+		reason := rapid.Custom(func(t *rapid.T) FailureGroup {
+			return FailureGroup{texts().Draw(t, "error"), rapid.SliceOfN(failedRecords(), 0, 2).Draw(t, "records")}
 		})
 		row := rapid.Custom(func(t *rapid.T) ResourceStatus {
 			return ResourceStatus{

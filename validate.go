@@ -97,7 +97,7 @@ func fieldProblem(f *fieldSpec, value any) (absent bool, problem string) {
 		}
 		return p.IsZero(), problem
 	case *Charge:
-		return p.IsZero(), chargeProblem(*p)
+		return !p.IsSet(), chargeProblem(*p)
 	case *Count:
 		if p.n < 0 {
 			problem = "must not be negative"
@@ -120,7 +120,7 @@ func textProblem(s string, maxBytes int) string {
 }
 
 func chargeProblem(c Charge) string {
-	if c.IsZero() {
+	if !c.IsSet() {
 		return ""
 	}
 	if _, err := c.Millionths(); err != nil {
@@ -129,7 +129,7 @@ func chargeProblem(c Charge) string {
 	if len(c.text) > maxChargeText {
 		return errChargeLength.Message
 	}
-	if c.text[0] == '-' && c.Decimal().Sign() < 0 {
+	if c.text[0] == '-' && c.decimal().Sign() < 0 {
 		return "must not be negative"
 	}
 	return ""

@@ -323,7 +323,7 @@ func TestStatusIsAList(t *testing.T) {
 	got := mustDecode[Status](t, body)
 	mustEqual(t, "status", &Status{{
 		Resource: "r", LoadedRecordCount: 2, FailedJobCount: 1, TotalCharge: mustCharge(t, "16.25"),
-		Errors: []StatusError{{Error: "unknown user", Records: []FailedRecord{
+		Errors: []FailureGroup{{Error: "unknown user", Records: []FailedRecord{
 			{UsageType: Compute, FailedRecordID: 5, Record: &ComputeRecord{LocalRecordID: "4711"}},
 			{UsageType: Storage, Record: &StorageRecord{CollectionTime: mustTime(t, "2026-10-02T00:00:00Z")}},
 		}}},
@@ -336,7 +336,7 @@ func TestStatusIsAList(t *testing.T) {
 	mustEqual(t, "nothing loaded", `[]`, string(mustMarshal(t, Status(nil))))
 	mustEqual(t, "nothing failed", `[{"Resource":"r","LoadedRecordCount":0,"FailedJobCount":0,"TotalCharge":null,"Errors":[]}]`,
 		string(mustMarshal(t, Status{{Resource: "r"}})))
-	mustEqual(t, "no records of an error", `{"Error":"e","Records":[]}`, string(mustMarshal(t, StatusError{Error: "e"})))
+	mustEqual(t, "no records of an error", `{"Error":"e","Records":[]}`, string(mustMarshal(t, FailureGroup{Error: "e"})))
 }
 
 func TestLoadedFields(t *testing.T) {

@@ -90,7 +90,7 @@ func BenchmarkLoaded(b *testing.B) {
 	page.WriteByte(']')
 	c := newClient(b, amieusage.DefaultURL, WithHTTPClient(&http.Client{Transport: inProcess{page.String()}}))
 	for b.Loop() {
-		for _, err := range c.Loaded(context.Background(), amieusage.LoadedQuery{}) {
+		for _, err := range c.AllLoaded(context.Background(), amieusage.LoadedQuery{}) {
 			if err != nil {
 				b.Fatal(err)
 			}

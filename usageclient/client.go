@@ -54,9 +54,8 @@ func (c *Client) SetRequestBytes(n int) { c.met.bytes.Store(int64(max(n, 0))) }
 func (c *Client) IsAmieusage() bool { return c.met.ours.Load() }
 
 // New returns a client for the site, which authenticates by the API key; white
-// space around the key is left out. The
-// service is [amieusage.DefaultURL] unless [WithBaseURL] names another. Nothing
-// is sent yet.
+// space around the key is left out. Without [WithBaseURL] the service is the
+// production one, [amieusage.DefaultURL]. Nothing is sent yet.
 //
 // The error lists everything that is wrong with the arguments and options; each
 // is an [*amieusage.Error] with [amieusage.CodeInvalid].

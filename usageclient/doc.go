@@ -10,15 +10,29 @@
 //
 // # Calls
 //
-//	Send, SendMessage, SendStream   POST   {base}/usage/
-//	Status                          GET    {base}/usage/status
-//	FailedRecords                   GET    {base}/usage/failed
-//	ClearFailedRecords              DELETE {base}/usage/failed/{ids}
-//	Loaded                          GET    {base}/usage/loaded
-//	Summary                         GET    {base}/usage/summary
+// On the left what they are in amieclient, the reference client in Python:
 //
-// Loaded is not in the published documentation but on the live service;
-// Summary is an extension that package amieusage defines.
+//	UsageClient(site, key, url)   New, WithBaseURL
+//	send(usage_packets)           Send, SendMessage, SendStream          POST   {base}/usage/
+//	status(from_time, to_time)    Status                                 GET    {base}/usage/status
+//	get_failed_records()          ListFailed, AllFailed                  GET    {base}/usage/failed
+//	clear_failed_records(list)    ClearFailed, ClearFailedIDs            DELETE {base}/usage/failed/{ids}
+//	(none)                        ListLoaded, AllLoaded                  GET    {base}/usage/loaded
+//	summary()                     Summary                                GET    {base}/usage/summary
+//	ComputeUsageRecord(...)       amieusage.ComputeRecord{...}
+//	StorageUsageRecord(...)       amieusage.StorageRecord{...}
+//	AdjustmentUsageRecord(...)    amieusage.AdjustmentRecord{...}
+//	UsageMessage(records)         amieusage.NewMessage
+//	UsageResponse                 amieusage.SendResponse, in SendResult.Responses
+//	UsageStatus                   amieusage.Status
+//	FailedUsageRecord             amieusage.FailedRecord
+//	x.pretty_print()              amieusage.Indent(x)
+//
+// The list of loaded records is not in the published documentation but on the
+// live service; Summary is an extension that package amieusage defines.
+//
+// Without [WithBaseURL] a client speaks to the production service,
+// [amieusage.DefaultURL].
 //
 // # What becomes of a record
 //
@@ -26,7 +40,7 @@
 // the way, and however many requests it takes:
 //
 //   - [Accepted]: it is on the service's stable storage and will be loaded;
-//     loading may still fail, which Status and FailedRecords tell.
+//     loading may still fail, which Status and ListFailed tell.
 //   - [Refused]: sending it again unchanged is of no use. The outcome says
 //     why: the service's own words, a [*amieusage.ValidationError] where the
 //     record was not even sent, or an [*amieusage.Error] with

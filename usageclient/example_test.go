@@ -164,8 +164,8 @@ func ExampleClient_Status() {
 	// unknown user: 1 records
 }
 
-func ExampleClient_FailedRecords() {
-	failed, err := client().FailedRecords(context.Background())
+func ExampleClient_ListFailed() {
+	failed, err := client().ListFailed(context.Background())
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -176,16 +176,52 @@ func ExampleClient_FailedRecords() {
 	// 17: job 4712 of bob: unknown user
 }
 
-func ExampleClient_ClearFailedRecords() {
-	cleared, err := client().ClearFailedRecords(context.Background(), 17, 18)
+func ExampleClient_ClearFailedIDs() {
+	cleared, err := client().ClearFailedIDs(context.Background(), 17, 18)
 	fmt.Println(cleared, err)
 	// Output:
 	// [17 18] <nil>
 }
 
-func ExampleClient_Loaded() {
+func ExampleClient_ClearFailed() {
+	failed, err := client().ListFailed(context.Background())
+	if err != nil {
+		log.Fatal(err)
+	}
+	cleared, err := client().ClearFailed(context.Background(), failed...)
+	fmt.Println(cleared, err)
+	// Output:
+	// [17] <nil>
+}
+
+func ExampleClient_ListLoaded() {
+	page, next, err := client().ListLoaded(context.Background(), amieusage.LoadedQuery{PageSize: 1000})
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, record := range page {
+		fmt.Println(record.LocalRecordID, record.Charge)
+	}
+	fmt.Println("last page:", next == "")
+	// Output:
+	// 4711 16.25
+	// last page: true
+}
+
+func ExampleClient_AllFailed() {
+	for failed, err := range client().AllFailed(context.Background()) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(failed.FailedRecordID, failed.Error)
+	}
+	// Output:
+	// 17 unknown user
+}
+
+func ExampleClient_AllLoaded() {
 	yesterday := time.Date(2026, 10, 1, 0, 0, 0, 0, time.UTC)
-	for record, err := range client().Loaded(context.Background(), amieusage.LoadedQuery{MinLoadedTime: yesterday}) {
+	for record, err := range client().AllLoaded(context.Background(), amieusage.LoadedQuery{MinLoadedTime: yesterday}) {
 		if err != nil {
 			log.Fatal(err)
 		}

@@ -18,12 +18,12 @@ const failedPath = "/usage/failed"
 // maxURLBytes is the length of the longest URL that any server takes.
 const maxURLBytes = 2000
 
-// FailedRecords returns all failed records of the site that were neither
+// ListFailed returns all failed records of the site that were neither
 // cleared nor superseded (GET {base}/usage/failed). A record in it that cannot
 // be read has its Problem set, and is no error.
-func (c *Client) FailedRecords(ctx context.Context) (amieusage.FailedRecords, error) {
+func (c *Client) ListFailed(ctx context.Context) (amieusage.FailedRecords, error) {
 	var all amieusage.FailedRecords
-	for f, err := range c.Failed(ctx) {
+	for f, err := range c.AllFailed(ctx) {
 		if err != nil {
 			return all, err
 		}
@@ -32,10 +32,10 @@ func (c *Client) FailedRecords(ctx context.Context) (amieusage.FailedRecords, er
 	return all, nil
 }
 
-// Failed returns what [Client.FailedRecords] does, page by page as the loop
+// AllFailed returns what [Client.ListFailed] does, page by page as the loop
 // goes on: one is held at a time. An error ends the sequence and is its last
 // element.
-func (c *Client) Failed(ctx context.Context) iter.Seq2[amieusage.FailedRecord, error] {
+func (c *Client) AllFailed(ctx context.Context) iter.Seq2[amieusage.FailedRecord, error] {
 	return func(yield func(amieusage.FailedRecord, error) bool) {
 		c.eachFailed(ctx, yield)
 	}
@@ -89,7 +89,18 @@ func (c *Client) eachFailed(ctx context.Context, yield func(amieusage.FailedReco
 	}
 }
 
-// ClearFailedRecords takes failed records off the site's list, by the
+// ClearFailed takes failed records off the site's list, as [Client.ClearFailedIDs]
+// does with their FailedRecordIDs. Records that were refused at once have none,
+// and are an error.
+func (c *Client) ClearFailed(ctx context.Context, records ...amieusage.FailedRecord) (cleared []int64, err error) {
+	ids := make([]int64, len(records))
+	for i, r := range records {
+		ids[i] = r.FailedRecordID
+	}
+	return c.ClearFailedIDs(ctx, ids...)
+}
+
+// ClearFailedIDs takes failed records off the site's list, by the
 // FailedRecordID of each (DELETE {base}/usage/failed/{id},{id}). Any number of
 // ids may be given; they go in as many requests as keep the URLs short. The
 // service clears all ids of a request or none.
@@ -99,13 +110,13 @@ func (c *Client) eachFailed(ctx context.Context, yield func(amieusage.FailedReco
 // [*amieusage.Error] with [amieusage.CodeInvalid], and nothing was sent, where
 // an id is not above 0; and one with [amieusage.CodeNotFound] where the service
 // knows no such failed record.
-func (c *Client) ClearFailedRecords(ctx context.Context, ids ...int64) (cleared []int64, err error) {
+func (c *Client) ClearFailedIDs(ctx context.Context, ids ...int64) (cleared []int64, err error) {
 	seen := make(map[int64]bool, len(ids))
 	var rest []int64
 	for _, id := range ids {
 		if id <= 0 {
 			return nil, invalid(strconv.FormatInt(id, 10)+" is not the id of a failed record",
-				"use the FailedRecordID that FailedRecords gives; records that were refused at once have none")
+				"use the FailedRecordID that ListFailed gives; records that were refused at once have none")
 		}
 		if !seen[id] {
 			seen[id] = true
@@ -149,7 +160,7 @@ func (c *Client) clear(ctx context.Context, path string, ids []int64) error {
 		return err
 	}
 	// An earlier attempt, whose answer was lost, may have cleared them.
-	open, listErr := c.FailedRecords(ctx)
+	open, listErr := c.ListFailed(ctx)
 	if listErr != nil || slices.ContainsFunc(open, func(f amieusage.FailedRecord) bool {
 		return slices.Contains(ids, f.FailedRecordID)
 	}) {

@@ -82,7 +82,7 @@ func TestFailedRecords(t *testing.T) {
 			{"UsageType": "Compute", "SubmitTime": "yesterday", "Error": "bad time", "FailedRecordID": 9},
 			"what is this"`
 		c := serve(t, &answerer{status: 200, body: fmt.Sprintf(body, list)})
-		failed, err := c.FailedRecords(context.Background())
+		failed, err := c.ListFailed(context.Background())
 		if err != nil || len(failed) != 4 {
 			t.Fatalf("%v, error %v", failed, err)
 		}
@@ -103,7 +103,7 @@ func TestFailedRecords(t *testing.T) {
 func TestFailedRecordsOverPages(t *testing.T) {
 	for _, page := range []int{0, 1, 4, 10, 11} {
 		l := &failedList{open: ids(10), page: page}
-		failed, err := serve(t, l).FailedRecords(context.Background())
+		failed, err := serve(t, l).ListFailed(context.Background())
 		var got []int64
 		for _, f := range failed {
 			got = append(got, f.FailedRecordID)
@@ -114,7 +114,7 @@ func TestFailedRecordsOverPages(t *testing.T) {
 	}
 	for _, link := range []string{`<?After=5>; rel="next"`, `<?After=x>; rel="next"`} {
 		server := &answerer{status: 200, body: `{"FailedRecords": [{"FailedRecordID": 5}]}`, header: http.Header{"Link": {link}}}
-		if _, err := serve(t, server).FailedRecords(context.Background()); !errors.Is(err, ErrUnavailable) || server.requests() > 2 {
+		if _, err := serve(t, server).ListFailed(context.Background()); !errors.Is(err, ErrUnavailable) || server.requests() > 2 {
 			t.Errorf("a circle of pages gave error %v after %d requests", err, server.requests())
 		}
 	}
@@ -127,7 +127,7 @@ func TestClearFailedRecords(t *testing.T) {
 			l := &failedList{open: ids(5000)}
 			c := serve(t, l)
 			given := ids(n)
-			cleared, err := c.ClearFailedRecords(ctx, append(given, given...)...)
+			cleared, err := c.ClearFailedIDs(ctx, append(given, given...)...)
 			if err != nil || !slices.Equal(cleared, given) || len(l.open) != 5000-n {
 				t.Errorf("%d cleared, %d left, error %v", len(cleared), len(l.open), err)
 			}
@@ -145,15 +145,30 @@ func TestClearFailedRecords(t *testing.T) {
 		l := &failedList{open: ids(3), before: func(_ int, w http.ResponseWriter, r *http.Request) bool { return true }}
 		c := serve(t, l)
 		c.base += strings.Repeat("/gateway", 300)
-		if _, err := c.ClearFailedRecords(ctx, l.open...); err != nil || len(l.requests) != 3 {
+		if _, err := c.ClearFailedIDs(ctx, l.open...); err != nil || len(l.requests) != 3 {
 			t.Errorf("%d requests, error %v", len(l.requests), err)
+		}
+	})
+	t.Run("records", func(t *testing.T) {
+		l := &failedList{open: ids(3)}
+		c := serve(t, l)
+		failed, err := c.ListFailed(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if cleared, err := c.ClearFailed(ctx, failed[0], failed[2]); err != nil || !slices.Equal(cleared, []int64{1_000_000, 1_000_002}) || !slices.Equal(l.open, []int64{1_000_001}) {
+			t.Errorf("%v cleared, %v left, error %v", cleared, l.open, err)
+		}
+		n := len(l.requests)
+		if _, err := c.ClearFailed(ctx, failed[1], amieusage.FailedRecord{}); amieusage.CodeOf(err) != amieusage.CodeInvalid || len(l.requests) != n {
+			t.Errorf("%d requests more, error %v", len(l.requests)-n, err)
 		}
 	})
 	t.Run("bad ids", func(t *testing.T) {
 		l := &failedList{}
 		c := serve(t, l)
 		for _, id := range []int64{0, -1} {
-			cleared, err := c.ClearFailedRecords(ctx, 5, id)
+			cleared, err := c.ClearFailedIDs(ctx, 5, id)
 			if e, ok := errors.AsType[*amieusage.Error](err); !ok || e.Code != amieusage.CodeInvalid || cleared != nil || len(l.requests) > 0 {
 				t.Errorf("%v cleared, error %v", cleared, err)
 			}
@@ -166,14 +181,14 @@ func TestClearFailedRecords(t *testing.T) {
 			}
 			return n == 3
 		}}
-		cleared, err := serve(t, l).ClearFailedRecords(ctx, ids(5000)...)
+		cleared, err := serve(t, l).ClearFailedIDs(ctx, ids(5000)...)
 		if e, ok := errors.AsType[*Error](err); !ok || e.Status != 500 || len(l.requests) != 3 || len(cleared)+len(l.open) != 5000 || len(cleared) == 0 {
 			t.Errorf("%d cleared, %d left, error %v", len(cleared), len(l.open), err)
 		}
 	})
 	t.Run("unknown id", func(t *testing.T) {
 		l := &failedList{open: ids(2)}
-		cleared, err := serve(t, l).ClearFailedRecords(ctx, 7)
+		cleared, err := serve(t, l).ClearFailedIDs(ctx, 7)
 		if e, ok := errors.AsType[*amieusage.Error](err); !ok || e.Code != amieusage.CodeNotFound || len(cleared) > 0 || len(l.requests) != 1 {
 			t.Errorf("%v cleared, error %v", cleared, err)
 		}
@@ -186,20 +201,20 @@ func TestClearFailedRecords(t *testing.T) {
 			return false
 		}
 		l := &failedList{open: ids(3), after: hangUp}
-		cleared, err := serve(t, l).ClearFailedRecords(ctx, l.open[:2]...)
+		cleared, err := serve(t, l).ClearFailedIDs(ctx, l.open[:2]...)
 		if err != nil || len(cleared) != 2 || len(l.requests) != 3 {
 			t.Errorf("%v cleared, error %v after %q", cleared, err, l.requests)
 		}
 		// The request was lost, and one of the ids was unknown all the time.
 		l = &failedList{open: ids(3), before: hangUp}
-		cleared, err = serve(t, l).ClearFailedRecords(ctx, l.open[0], 7)
+		cleared, err = serve(t, l).ClearFailedIDs(ctx, l.open[0], 7)
 		if e, ok := errors.AsType[*Error](err); !ok || e.Status != 404 || len(cleared) > 0 {
 			t.Errorf("%v cleared, error %v", cleared, err)
 		}
 	})
 	t.Run("any JSON will do, and nothing else", func(t *testing.T) {
 		for body, ok := range map[string]bool{"": true, "{}": true, `"cleared"`: true, "null": true, "<html>log in</html>": false} {
-			cleared, err := serve(t, &answerer{status: 200, body: body}).ClearFailedRecords(ctx, 7)
+			cleared, err := serve(t, &answerer{status: 200, body: body}).ClearFailedIDs(ctx, 7)
 			if (err == nil) != ok || (len(cleared) == 1) != ok {
 				t.Errorf("%q: %v cleared, error %v", body, cleared, err)
 			}

@@ -179,18 +179,18 @@ func FuzzAnswer(f *testing.F) {
 		result, err := c.Send(ctx, records...)
 		check("send", err)
 		mustJudge(t, result, records, err, status, body)
-		failed, err := c.FailedRecords(ctx)
+		failed, err := c.ListFailed(ctx)
 		check("failed", err)
 		if lists := *new(failedAnswer); err == nil && (json.Unmarshal(body, &lists) != nil || lists.count() > len(failed)) {
 			t.Fatalf("%d failed records of %s", len(failed), body)
 		}
-		_, err = c.ClearFailedRecords(ctx, 7, 9)
+		_, err = c.ClearFailedIDs(ctx, 7, 9)
 		check("clear", err)
 		_, err = c.Status(ctx, amieusage.StatusQuery{})
 		check("status", err)
 		_, err = c.Summary(ctx, amieusage.SummaryQuery{})
 		check("summary", err)
-		for _, err := range c.Loaded(ctx, amieusage.LoadedQuery{}) {
+		for _, err := range c.AllLoaded(ctx, amieusage.LoadedQuery{}) {
 			if err != nil {
 				check("loaded", err)
 			}

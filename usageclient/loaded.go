@@ -6,19 +6,20 @@ import (
 	"iter"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/amieusage/amieusage"
 )
 
-// loadedPage is the length of a page of loaded records that is asked for where
+// usualPage is the length of a page of loaded records that is asked for where
 // the query does not say.
-const loadedPage = 10_000
+const usualPage = 10_000
 
-// Loaded returns the loaded records that the query selects, over all pages: the
-// query's Limit is only the length of one (GET {base}/usage/loaded). Pages are
-// read as the loop goes on; one is held at a time. An error ends the sequence
+// AllLoaded returns the loaded records that the query selects, over all pages:
+// PageSize is only the length of one (GET {base}/usage/loaded). Pages are read as
+// the loop goes on; one is held at a time. An error ends the sequence
 // and is its last element.
 //
 // Where the service gives a cursor, in the header Link: <…>; rel="next", the
@@ -29,13 +30,33 @@ const loadedPage = 10_000
 // left out; and what the query does not select is left out here as well. Where
 // pages are counted, a record may come twice or not at all when others are loaded
 // meanwhile.
-func (c *Client) Loaded(ctx context.Context, q amieusage.LoadedQuery) iter.Seq2[amieusage.LoadedRecord, error] {
-	if q.Limit == 0 {
-		q.Limit = loadedPage
+func (c *Client) AllLoaded(ctx context.Context, q amieusage.LoadedQuery) iter.Seq2[amieusage.LoadedRecord, error] {
+	if q.PageSize == 0 {
+		q.PageSize = usualPage
 	}
 	return func(yield func(amieusage.LoadedRecord, error) bool) {
 		c.eachLoaded(ctx, q, yield)
 	}
+}
+
+// ListLoaded returns one page of the loaded records that the query selects (GET
+// {base}/usage/loaded), and the cursor of the page behind it, for the query's
+// Cursor: "" where the page is the last one, or the service gives no cursors.
+// [Client.AllLoaded] says in what services differ.
+func (c *Client) ListLoaded(ctx context.Context, q amieusage.LoadedQuery) (records amieusage.LoadedRecords, next string, err error) {
+	page, err := c.loadedPage(ctx, q, true)
+	if err != nil {
+		return nil, "", err
+	}
+	return slices.DeleteFunc(page.records, func(r amieusage.LoadedRecord) bool { return !q.Selects(r) }), page.next, nil
+}
+
+// A loadedPage is a page as the service has given it.
+type loadedPage struct {
+	records amieusage.LoadedRecords
+	next    string // the cursor of the page behind it
+	request *request
+	answer  *answer
 }
 
 // A paramSet says which parameters are sent for loaded records.
@@ -52,7 +73,7 @@ const (
 func (p paramSet) values(q amieusage.LoadedQuery) url.Values {
 	switch p {
 	case withoutMax:
-		q.Limit = 0
+		q.PageSize = 0
 	case onlyPage:
 		q.MinLoadedTime, q.LocalRecordID = time.Time{}, ""
 	case noParams:
@@ -61,9 +82,9 @@ func (p paramSet) values(q amieusage.LoadedQuery) url.Values {
 	return q.Values()
 }
 
-// loadedPageOf asks for a page. A service that refuses the parameters of the
+// loadedPage asks for a page. A service that refuses the parameters of the
 // first one, and does not say which in a code of its own, is asked with fewer.
-func (c *Client) loadedPageOf(ctx context.Context, q amieusage.LoadedQuery, first bool) (*request, *answer, error) {
+func (c *Client) loadedPage(ctx context.Context, q amieusage.LoadedQuery, first bool) (*loadedPage, error) {
 	for p := paramSet(c.met.loadedParams.Load()); ; p++ {
 		r := &request{method: http.MethodGet, path: "/usage/loaded", query: p.values(q)}
 		a, err := c.do(ctx, r)
@@ -71,10 +92,12 @@ func (c *Client) loadedPageOf(ctx context.Context, q amieusage.LoadedQuery, firs
 		if ok && first && p < noParams && refusesParams(e) {
 			continue
 		}
-		if err == nil {
-			c.met.loadedParams.Store(int32(p))
+		if err != nil {
+			return nil, err
 		}
-		return r, a, err
+		c.met.loadedParams.Store(int32(p))
+		page := &loadedPage{next: nextPage(a.header).Get("Cursor"), request: r, answer: a}
+		return page, c.decode(r, a, 0, &page.records)
 	}
 }
 
@@ -88,7 +111,7 @@ func (c *Client) eachLoaded(ctx context.Context, q amieusage.LoadedQuery, yield 
 	fail := func(err error) { yield(amieusage.LoadedRecord{}, err) }
 	var head, last *amieusage.LoadedRecord // of the page before
 	for first := true; ; first = false {
-		r, a, err := c.loadedPageOf(ctx, q, first)
+		answer, err := c.loadedPage(ctx, q, first)
 		if e, ok := err.(*Error); ok && !first && q.Cursor == "" && refusesParams(e) {
 			c.log.WarnContext(ctx, "the service does not page its loaded records by Offset: only what it lists at once is known", "error", err)
 			return
@@ -97,18 +120,14 @@ func (c *Client) eachLoaded(ctx context.Context, q amieusage.LoadedQuery, yield 
 			fail(err)
 			return
 		}
-		var page amieusage.LoadedRecords
-		if err := c.decode(r, a, 0, &page); err != nil {
-			fail(err)
-			return
-		}
+		page := answer.records
 		if len(page) == 0 {
 			return
 		}
 		if head != nil && isSame(page[0], *head) && isSame(page[len(page)-1], *last) {
-			if q.Cursor != "" || len(page) == q.Limit {
+			if q.Cursor != "" || len(page) == q.PageSize {
 				// There may be more, and it would go on so for ever.
-				fail(c.unusable(r, a, errors.New("it is the same page again")))
+				fail(c.unusable(answer.request, answer.answer, errors.New("it is the same page again")))
 			}
 			return // all of it is on the one page, whatever was asked for
 		}
@@ -118,11 +137,10 @@ func (c *Client) eachLoaded(ctx context.Context, q amieusage.LoadedQuery, yield 
 				return
 			}
 		}
-		cursor := nextPage(a.header).Get("Cursor")
 		switch {
-		case cursor != "":
-			q.Cursor, q.Offset = cursor, 0
-		case q.Cursor != "" || c.met.ours.Load() && len(page) < q.Limit || paramSet(c.met.loadedParams.Load()) == noParams:
+		case answer.next != "":
+			q.Cursor, q.Offset = answer.next, 0
+		case q.Cursor != "" || c.met.ours.Load() && len(page) < q.PageSize || paramSet(c.met.loadedParams.Load()) == noParams:
 			return
 		default:
 			q.Offset += int64(len(page))

@@ -38,7 +38,7 @@ func loadedServer(n int, cursors bool, requests *[]url.Values) http.Handler {
 			}
 		}
 		page := []amieusage.LoadedRecord{}
-		for i := begin; i < min(n, begin+q.Limit); i++ {
+		for i := begin; i < min(n, begin+q.PageSize); i++ {
 			r := compute(i)
 			page = append(page, amieusage.LoadedRecord{
 				AccountingDbRecordID: int64(i + 1), UsageType: amieusage.Compute, LocalRecordID: r.LocalRecordID,
@@ -69,8 +69,8 @@ func TestLoaded(t *testing.T) {
 			c := serve(t, loadedServer(test.n, cursors, &requests))
 			minTime := time.Date(2026, 10, 1, 0, 0, 0, 0, time.UTC)
 			n := 0
-			for r, err := range c.Loaded(context.Background(),
-				amieusage.LoadedQuery{Limit: test.limit, Offset: int64(test.offset), MinLoadedTime: minTime}) {
+			for r, err := range c.AllLoaded(context.Background(),
+				amieusage.LoadedQuery{PageSize: test.limit, Offset: int64(test.offset), MinLoadedTime: minTime}) {
 				n++
 				if err != nil || r.AccountingDbRecordID != int64(test.offset+n) {
 					t.Fatalf("record %d is %v, error %v", n, r, err)
@@ -92,11 +92,35 @@ func TestLoaded(t *testing.T) {
 	}
 }
 
+func TestListLoaded(t *testing.T) {
+	var requests []url.Values
+	c := serve(t, loadedServer(25, true, &requests))
+	var sizes []int
+	q := amieusage.LoadedQuery{PageSize: 10}
+	for {
+		page, next, err := c.ListLoaded(t.Context(), q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sizes = append(sizes, len(page))
+		if next == "" {
+			break
+		}
+		q.Cursor = next
+	}
+	if !slices.Equal(sizes, []int{10, 10, 5}) || len(requests) != 3 {
+		t.Errorf("pages of %v records in %d requests", sizes, len(requests))
+	}
+	if page, next, err := serve(t, &answerer{status: 500}).ListLoaded(t.Context(), q); err == nil || page != nil || next != "" {
+		t.Errorf("page %v, next %q, error %v", page, next, err)
+	}
+}
+
 func TestLoadedEndsEarly(t *testing.T) {
 	var requests []url.Values
 	c := serve(t, loadedServer(100, true, &requests))
 	n := 0
-	for range c.Loaded(context.Background(), amieusage.LoadedQuery{Limit: 10}) {
+	for range c.AllLoaded(context.Background(), amieusage.LoadedQuery{PageSize: 10}) {
 		if n++; n == 15 {
 			break
 		}
@@ -125,7 +149,7 @@ func TestLoadedFails(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			n := 0
 			var failure error
-			for r, err := range serve(t, test.server).Loaded(context.Background(), amieusage.LoadedQuery{Limit: test.limit}) {
+			for r, err := range serve(t, test.server).AllLoaded(context.Background(), amieusage.LoadedQuery{PageSize: test.limit}) {
 				if failure != nil {
 					t.Error("the sequence goes on behind its error")
 				}
@@ -204,7 +228,7 @@ func TestLoadedOfAnyService(t *testing.T) {
 						want++
 					}
 				}
-				for r, err := range c.Loaded(context.Background(), q) {
+				for r, err := range c.AllLoaded(context.Background(), q) {
 					if err != nil {
 						t.Fatalf("%+v: %v", q, err)
 					}

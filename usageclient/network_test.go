@@ -249,7 +249,7 @@ func TestPagesThroughFaults(t *testing.T) {
 	random := network(t)
 	const records, page = 400, 25
 	loaded := func(c *Client) (ids []string, err error) {
-		for r, err := range c.Loaded(t.Context(), amieusage.LoadedQuery{Limit: page}) {
+		for r, err := range c.AllLoaded(t.Context(), amieusage.LoadedQuery{PageSize: page}) {
 			if err != nil {
 				return ids, err
 			}
@@ -258,7 +258,7 @@ func TestPagesThroughFaults(t *testing.T) {
 		return ids, nil
 	}
 	failed := func(c *Client) (ids []string, err error) {
-		list, err := c.FailedRecords(t.Context())
+		list, err := c.ListFailed(t.Context())
 		for _, f := range list {
 			ids = append(ids, fmt.Sprint(f.FailedRecordID))
 		}
@@ -339,7 +339,7 @@ func TestClearThroughFaults(t *testing.T) {
 			var c *Client
 			c, proxy = serveThrough(t, handler, nil)
 			given := ids(3)
-			cleared, err := c.ClearFailedRecords(t.Context(), given...)
+			cleared, err := c.ClearFailedIDs(t.Context(), given...)
 			if err != nil || !slices.Equal(cleared, given) || len(list.open) != 2 || deletes != 2 {
 				t.Errorf("cleared %v in %d requests, left %v, error %v", cleared, deletes, list.open, err)
 			}

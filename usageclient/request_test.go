@@ -83,7 +83,7 @@ func TestErrorAnswers(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			server := &answerer{status: test.status, body: test.body, header: test.header}
 			c := serve(t, server)
-			_, err := c.FailedRecords(context.Background())
+			_, err := c.ListFailed(context.Background())
 			e, ok := errors.AsType[*Error](err)
 			if !ok {
 				t.Fatalf("error is %T: %v", err, err)
@@ -167,7 +167,7 @@ func TestBrokenAnswers(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c := newClient(t, rawServer(t, func([]byte) []byte { return []byte(test.answer) }), WithRetry(quickly))
-			_, err := c.FailedRecords(context.Background())
+			_, err := c.ListFailed(context.Background())
 			e, ok := errors.AsType[*Error](err)
 			if !ok || e.Attempts != test.attempts || errors.Is(err, ErrUnavailable) != (test.attempts > 1) {
 				t.Errorf("error %v", err)
@@ -180,7 +180,7 @@ func TestBrokenAnswers(t *testing.T) {
 			_, line, _ := bytes.Cut(request, []byte("Xa-Api-Key: "))
 			return append([]byte("HTTP/1.1 200 OK\r\nno header "), line...)
 		}), WithRetry(quickly))
-		_, err := c.FailedRecords(context.Background())
+		_, err := c.ListFailed(context.Background())
 		if err == nil || strings.Contains(err.Error(), testKey) || !strings.Contains(err.Error(), "[API key]") {
 			t.Errorf("error %v", err)
 		}
@@ -194,7 +194,7 @@ func TestBrokenAnswers(t *testing.T) {
 				}
 			}
 		}))
-		_, err := c.FailedRecords(context.Background())
+		_, err := c.ListFailed(context.Background())
 		if err == nil || !strings.Contains(err.Error(), "longer than 67108864 bytes") {
 			t.Errorf("error %v", err)
 		}
@@ -275,9 +275,9 @@ func TestRedirects(t *testing.T) {
 					t.Errorf("the record is %v", result.Outcomes[0].State)
 				}
 			case "DELETE":
-				_, err = c.ClearFailedRecords(context.Background(), 17)
+				_, err = c.ClearFailedIDs(context.Background(), 17)
 			default:
-				_, err = c.FailedRecords(context.Background())
+				_, err = c.ListFailed(context.Background())
 			}
 			if test.wantErr == "" {
 				if err != nil || arrived != 1 {

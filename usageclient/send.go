@@ -63,6 +63,9 @@ type SendResult struct {
 	// Unmatched are failed records that the service listed though they are none
 	// of those sent: earlier ones, which have a FailedRecordID.
 	Unmatched []amieusage.FailedRecord
+	// Responses are the service's own answers, one for each request that it
+	// took, in the order in which they were sent.
+	Responses []*amieusage.SendResponse
 }
 
 // Accepted returns the outcomes of the accepted records.
@@ -104,6 +107,7 @@ func (c *Client) Send(ctx context.Context, records ...amieusage.Record) (*SendRe
 			result.Outcomes[o.Index] = o
 		}
 		result.Unmatched = append(result.Unmatched, part.Unmatched...)
+		result.Responses = append(result.Responses, part.Responses...)
 		return nil
 	})
 	for i, r := range records {

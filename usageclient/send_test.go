@@ -32,6 +32,13 @@ func TestSendMixedKinds(t *testing.T) {
 	if result.String() != "3 accepted, 4 refused, 0 unsent" {
 		t.Errorf("result is %v", result)
 	}
+	var answers []string
+	for _, r := range result.Responses {
+		answers = append(answers, r.Message)
+	}
+	if want := []string{amieusage.QueuedMessage(2, 0), amieusage.QueuedMessage(1, 1)}; !slices.Equal(answers, want) {
+		t.Errorf("the service's answers are %q, want %q", answers, want)
+	}
 	for i, o := range result.Outcomes {
 		if o.Index != i || o.Record != records[i] || (o.Err == nil) != (o.State == Accepted) {
 			t.Errorf("outcome %d is %+v", i, o)

@@ -146,6 +146,7 @@ func (s *stream) deliver(b *batch) error {
 	response, err := s.post(s.ctx, b, s.apart)
 	if err == nil {
 		result, exact := b.judged(response.FailedRecords, s.redact)
+		result.Responses = append(result.Responses, response)
 		if !exact {
 			s.log.WarnContext(s.ctx, "usage request is split: the service refused records that cannot be told apart",
 				"records", b.records, "refused", len(response.FailedRecords))
@@ -249,6 +250,7 @@ func (s *stream) deliverParted(b *batch) (parted bool, err error) {
 	s.log.WarnContext(s.ctx, "usage request is split: the service takes a record of it alone, and fails at all of them together",
 		"records", b.records, "bytes", b.size())
 	result, _ := first.judged(response.FailedRecords, s.redact) // it is one record
+	result.Responses = append(result.Responses, response)
 	if err := s.report(result); err != nil {
 		return true, err
 	}

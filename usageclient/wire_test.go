@@ -91,15 +91,15 @@ func TestRecordedRequests(t *testing.T) {
 			// The same instant, written with Z.
 			u.RawQuery = q.Values().Encode()
 		case w.Method == http.MethodGet:
-			if _, err := c.FailedRecords(ctx); err != nil {
+			if _, err := c.ListFailed(ctx); err != nil {
 				t.Fatal(err)
 			}
 		case w.Path == "/api/v1/usage/failed/17":
-			if _, err := c.ClearFailedRecords(ctx, 17); err != nil {
+			if _, err := c.ClearFailedIDs(ctx, 17); err != nil {
 				t.Fatal(err)
 			}
 		default:
-			if _, err := c.ClearFailedRecords(ctx, 17, 18, 19); err != nil {
+			if _, err := c.ClearFailedIDs(ctx, 17, 18, 19); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -127,9 +127,9 @@ func TestRequests(t *testing.T) {
 	c := serve(t, rec, WithUserAgent("site-agent/1.2"))
 	ctx := context.Background()
 	from := time.Date(2026, 10, 1, 0, 0, 0, 0, time.UTC)
-	for range c.Loaded(ctx, amieusage.LoadedQuery{}) {
+	for range c.AllLoaded(ctx, amieusage.LoadedQuery{}) {
 	}
-	for range c.Loaded(ctx, amieusage.LoadedQuery{MinLoadedTime: from, LocalRecordID: "47 11&x", Limit: 5, Offset: 10}) {
+	for range c.AllLoaded(ctx, amieusage.LoadedQuery{MinLoadedTime: from, LocalRecordID: "47 11&x", PageSize: 5, Offset: 10}) {
 	}
 	if _, err := c.Summary(ctx, amieusage.SummaryQuery{
 		GroupBy: []amieusage.GroupKey{amieusage.ByProject, amieusage.ByDay}, From: from,

@@ -416,7 +416,7 @@ func benchmarkQuestions(b *testing.B, name string, r *replica, size int) {
 		b.Fatal(err)
 	}
 	who := ledger.Caller{Site: authority.Site, Name: benchSites[0]}
-	half, err := r.service.Loaded(b.Context(), who, amieusage.LoadedQuery{Limit: 1, Offset: int64(size / len(benchSites) / 2)})
+	half, err := r.service.Loaded(b.Context(), who, amieusage.LoadedQuery{PageSize: 1, Offset: int64(size / len(benchSites) / 2)})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -439,7 +439,7 @@ func benchmarkQuestions(b *testing.B, name string, r *replica, size int) {
 			return err
 		}},
 		{"loaded-page", func(ctx context.Context) error {
-			_, err := r.service.Loaded(ctx, who, amieusage.LoadedQuery{Limit: 1_000, Cursor: half.Next})
+			_, err := r.service.Loaded(ctx, who, amieusage.LoadedQuery{PageSize: 1_000, Cursor: half.Next})
 			return err
 		}},
 	} {

@@ -223,7 +223,7 @@ func (m *movedLedger) look(t *testing.T, store ledger.Store, site int) (l look) 
 	}
 	cursor := ""
 	for more := true; more; more = cursor != "" {
-		page := must[ledger.LoadedPage](t)(service.Loaded(t.Context(), who, amieusage.LoadedQuery{Limit: 300, Cursor: cursor}))
+		page := must[ledger.LoadedPage](t)(service.Loaded(t.Context(), who, amieusage.LoadedQuery{PageSize: 300, Cursor: cursor}))
 		l.Loaded, cursor = append(l.Loaded, page), page.Next
 		for i := 0; i < len(page.Records); i += 97 {
 			r := &page.Records[i]

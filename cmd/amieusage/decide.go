@@ -222,7 +222,7 @@ func (d *decideCommand) clear(ctx context.Context, dropped []outbox.Entry) error
 	}
 	client, err := clientOf(d.config, d.log())
 	if err == nil {
-		_, err = client.ClearFailedRecords(ctx, ids...)
+		_, err = client.ClearFailedIDs(ctx, ids...)
 	}
 	if err != nil {
 		return fmt.Errorf("they are dropped here, and still on the service's list of failed records: %w; amieusage failed clear takes them off", err)

@@ -40,7 +40,7 @@ func (p *program) failedListCommand() *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return q.ask(cmd.Context(), func(ctx context.Context, client *usageclient.Client) error {
-				failed, err := client.FailedRecords(ctx)
+				failed, err := client.ListFailed(ctx)
 				if err != nil {
 					return err
 				}
@@ -99,7 +99,7 @@ It is the same decision as records drop: no later run sends them again.`,
 			}
 			return q.ask(cmd.Context(), func(ctx context.Context, client *usageclient.Client) error {
 				if all {
-					failed, err := client.FailedRecords(ctx)
+					failed, err := client.ListFailed(ctx)
 					if err != nil {
 						return err
 					}
@@ -112,7 +112,7 @@ It is the same decision as records drop: no later run sends them again.`,
 				if err := q.dropFailed(ctx, ids, comment); err != nil {
 					return err
 				}
-				cleared, err := client.ClearFailedRecords(ctx, ids...)
+				cleared, err := client.ClearFailedIDs(ctx, ids...)
 				if q.output == outputJSON {
 					if cleared == nil {
 						cleared = []int64{}
@@ -216,7 +216,7 @@ ended.`,
 // retryFailed makes the failed records of the ids (none: all) pending in the
 // outbox. Those that it does not hold are taken in.
 func (s *siteCommand) retryFailed(ctx context.Context, ids []int64) error {
-	failed, err := s.agent.Client.FailedRecords(ctx)
+	failed, err := s.agent.Client.ListFailed(ctx)
 	if err != nil {
 		return err
 	}

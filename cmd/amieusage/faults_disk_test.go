@@ -81,7 +81,7 @@ func (f *fleet) wantUnavailable(t *testing.T, sends int64) {
 		if _, err := client.Status(t.Context(), amieusage.StatusQuery{}); err != nil {
 			t.Error("reading the status: ", err)
 		}
-		for _, err := range client.Loaded(t.Context(), amieusage.LoadedQuery{Limit: 10}) {
+		for _, err := range client.AllLoaded(t.Context(), amieusage.LoadedQuery{PageSize: 10}) {
 			if err != nil {
 				t.Error("reading what is loaded: ", err)
 			}

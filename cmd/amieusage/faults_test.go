@@ -31,7 +31,7 @@ type follower struct {
 
 func (f *follower) look() {
 	f.insist(func(ctx context.Context, client *usageclient.Client) error {
-		for r, err := range client.Loaded(ctx, amieusage.LoadedQuery{MinLoadedTime: f.newest, Limit: 500}) {
+		for r, err := range client.AllLoaded(ctx, amieusage.LoadedQuery{MinLoadedTime: f.newest, PageSize: 500}) {
 			if err != nil {
 				return err
 			}

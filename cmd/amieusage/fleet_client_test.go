@@ -152,7 +152,7 @@ func (c *fleetClient) clear() {
 	var cleared []amieusage.Identity
 	c.insist(func(ctx context.Context, client *usageclient.Client) error {
 		if ids == nil {
-			open, err := client.FailedRecords(ctx)
+			open, err := client.ListFailed(ctx)
 			if err != nil {
 				return err
 			}
@@ -164,7 +164,7 @@ func (c *fleetClient) clear() {
 				}
 			}
 		}
-		_, err := client.ClearFailedRecords(ctx, ids...)
+		_, err := client.ClearFailedIDs(ctx, ids...)
 		return err
 	})
 	for _, id := range cleared {
@@ -305,7 +305,7 @@ func (c *fleetClient) checkLedger(t *testing.T) {
 		t.Fatal(err)
 	}
 	loaded, failed := map[amieusage.Identity]int64{}, map[amieusage.Identity]int64{}
-	for r, err := range client.Loaded(t.Context(), amieusage.LoadedQuery{Limit: amieusage.MaxLoadedPage}) {
+	for r, err := range client.AllLoaded(t.Context(), amieusage.LoadedQuery{PageSize: amieusage.MaxLoadedPage}) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -315,7 +315,7 @@ func (c *fleetClient) checkLedger(t *testing.T) {
 		loaded[r.Identity()] = millionths(t, r.Charge)
 	}
 	c.compare(t, "loaded", c.loaded, loaded)
-	open, err := client.FailedRecords(t.Context())
+	open, err := client.ListFailed(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -201,7 +201,7 @@ resources: [{resource: slots, partitions: ["*"], charge: {per_hour: {cpu: 3600}}
 		}
 	}
 	got := map[string]int64{}
-	for r, err := range s.client(t).Loaded(t.Context(), amieusage.LoadedQuery{}) {
+	for r, err := range s.client(t).AllLoaded(t.Context(), amieusage.LoadedQuery{}) {
 		noError(t, err)
 		millionths := must[int64](t)(r.Charge.Millionths())
 		got[r.LocalRecordID] = millionths / 1_000_000

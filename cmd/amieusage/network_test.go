@@ -154,7 +154,7 @@ func (n *networkSide) entries(t *testing.T) map[int]outbox.Entry {
 // failed returns the charges of the failed records that the service lists.
 func (n *networkSide) failed(t *testing.T) map[string]int64 {
 	t.Helper()
-	list, err := n.service.client(t).FailedRecords(t.Context())
+	list, err := n.service.client(t).ListFailed(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -349,7 +349,7 @@ func (n *networkSide) round(t *testing.T, fault *networkFault) {
 func (s *killedService) loaded(t *testing.T) map[string]int64 {
 	t.Helper()
 	charges := map[string]int64{}
-	for r, err := range s.client(t).Loaded(t.Context(), amieusage.LoadedQuery{Limit: amieusage.MaxLoadedPage}) {
+	for r, err := range s.client(t).AllLoaded(t.Context(), amieusage.LoadedQuery{PageSize: amieusage.MaxLoadedPage}) {
 		if err != nil {
 			t.Fatal(err)
 		}

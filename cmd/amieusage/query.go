@@ -173,7 +173,7 @@ func (p *program) loadedCommand() *cobra.Command {
 			return q.ask(cmd.Context(), func(ctx context.Context, client *usageclient.Client) error {
 				out := newRowWriter(q.program, q.output, "NUMBER", "TYPE", "RECORD", "RESOURCE", "SUBMITTED", "LOADED", "CHARGE")
 				n := 0
-				for r, err := range client.Loaded(ctx, query) {
+				for r, err := range client.AllLoaded(ctx, query) {
 					if err != nil {
 						return err
 					}

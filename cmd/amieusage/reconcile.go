@@ -196,7 +196,7 @@ func (r *reconcileCommand) readRefunds(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if charge := refunds[i].Charge(job); !charge.IsZero() {
+		if charge := refunds[i].Charge(job); charge.IsSet() {
 			r.refunds[job.Record.Identity()] = charge
 		}
 	}

@@ -43,7 +43,7 @@ func relayed(id string, charge int64) *amieusage.ComputeRecord {
 // loaded.
 func chargesAt(t *testing.T, c *usageclient.Client) (map[string]string, error) {
 	charges := map[string]string{}
-	for r, err := range c.Loaded(t.Context(), amieusage.LoadedQuery{Limit: 7}) {
+	for r, err := range c.AllLoaded(t.Context(), amieusage.LoadedQuery{PageSize: 7}) {
 		if err != nil {
 			return charges, err
 		}
@@ -115,7 +115,7 @@ func TestRelay(t *testing.T) {
 	s.stop(t)
 	once := must[*usageclient.Client](t)(usageclient.New("PSC", s.key, usageclient.WithBaseURL(relay.url), usageclient.WithRetry(usageclient.RetryPolicy{MaxAttempts: 1})))
 	defer once.CloseIdleConnections()
-	if _, err := once.FailedRecords(t.Context()); !errors.Is(err, usageclient.ErrUnavailable) {
+	if _, err := once.ListFailed(t.Context()); !errors.Is(err, usageclient.ErrUnavailable) {
 		t.Errorf("the failed records of a service that is down: %v", err)
 	}
 }
@@ -150,7 +150,7 @@ func TestRelayRefusals(t *testing.T) {
 	look := func(n int) func() bool {
 		return func() bool {
 			clear(failed)
-			list, err := client.FailedRecords(t.Context())
+			list, err := client.ListFailed(t.Context())
 			noError(t, err)
 			for _, f := range list {
 				failed[f.Record.Common().LocalRecordID] = f
@@ -172,7 +172,7 @@ func TestRelayRefusals(t *testing.T) {
 		t.Errorf("%+v", status)
 	}
 	// Cleared, and sent again as it was: it is refused again, and listed again.
-	if _, err := client.ClearFailedRecords(t.Context(), failed["elsewhere"].FailedRecordID, failed["nobody"].FailedRecordID); err != nil {
+	if _, err := client.ClearFailedIDs(t.Context(), failed["elsewhere"].FailedRecordID, failed["nobody"].FailedRecordID); err != nil {
 		t.Fatal(err)
 	}
 	until("both are cleared", look(0))

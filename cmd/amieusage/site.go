@@ -16,6 +16,7 @@ import (
 
 	"github.com/amieusage/amieusage"
 	"github.com/amieusage/amieusage/internal/agent"
+	"github.com/amieusage/amieusage/internal/decimal"
 	"github.com/amieusage/amieusage/internal/outbox"
 	"github.com/amieusage/amieusage/internal/siteconfig"
 	"github.com/amieusage/amieusage/internal/sqlite"
@@ -272,7 +273,7 @@ func (s *siteCommand) printSummary(sum *agent.Summary) error {
 	sort.Strings(resources)
 	for _, name := range resources {
 		c := sum.Charge[name]
-		total := c.Total.Decimal()
+		total := decimal.Of(c.Total)
 		total.Reduce(total)
 		fmt.Fprintf(&b, "charge on %s: %s for %d records\n", name, total.Text('f'), c.Records)
 	}

@@ -148,7 +148,7 @@ func (a *soakAccount) checkLedger(t *testing.T, client *usageclient.Client) {
 	t.Helper()
 	jobs, direct := make([]bool, a.total), make([]bool, a.probes)
 	var records, sum int64
-	for r, err := range client.Loaded(t.Context(), amieusage.LoadedQuery{Limit: amieusage.MaxLoadedPage}) {
+	for r, err := range client.AllLoaded(t.Context(), amieusage.LoadedQuery{PageSize: amieusage.MaxLoadedPage}) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -179,7 +179,7 @@ func (a *soakAccount) checkLedger(t *testing.T, client *usageclient.Client) {
 	if len(summary.Rows) != 1 || summary.Rows[0].RecordCount != records || millionths(t, summary.Rows[0].Charge) != sum {
 		t.Errorf("the summary is %+v, want one row of %d records and %d millionths", summary.Rows, records, sum)
 	}
-	failed, err := client.FailedRecords(t.Context())
+	failed, err := client.ListFailed(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,7 +18,7 @@ func (a *Agent) meet(ctx context.Context) error {
 		return err
 	}
 	chunk := make([]amieusage.LoadedRecord, 0, confirmChunk)
-	for r, err := range a.Client.Loaded(ctx, amieusage.LoadedQuery{}) {
+	for r, err := range a.Client.AllLoaded(ctx, amieusage.LoadedQuery{}) {
 		if isMissing(err) {
 			a.Log.Warn("the service does not list loaded records: what another program has reported before is not known")
 			break

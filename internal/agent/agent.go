@@ -18,6 +18,7 @@ import (
 	"github.com/cockroachdb/apd/v3"
 
 	"github.com/amieusage/amieusage"
+	"github.com/amieusage/amieusage/internal/decimal"
 	"github.com/amieusage/amieusage/internal/outbox"
 	"github.com/amieusage/amieusage/internal/scheduler"
 	"github.com/amieusage/amieusage/internal/siterules"
@@ -138,10 +139,10 @@ func (s *Summary) costly(plan *outbox.Plan) {
 }
 
 func plus(a, b amieusage.Charge) amieusage.Charge {
-	sum := a.Decimal()
+	sum := decimal.Of(a)
 	// Charges of valid records are far within the precision.
-	_, _ = sums.Add(sum, sum, b.Decimal())
-	return amieusage.ChargeOf(sum)
+	_, _ = sums.Add(sum, sum, decimal.Of(b))
+	return decimal.Charge(sum)
 }
 
 // A Charge is a sum of charges, less what adjustments give back.
@@ -237,7 +238,7 @@ func (s *Summary) charge(r amieusage.Record) {
 	}
 	c := r.Common()
 	sum := s.Charge[c.Resource]
-	total, charge := sum.Total.Decimal(), c.Charge.Decimal()
+	total, charge := decimal.Of(sum.Total), decimal.Of(c.Charge)
 	if charge.IsZero() {
 		sum.Free++
 	}
@@ -246,7 +247,7 @@ func (s *Summary) charge(r amieusage.Record) {
 	}
 	// Charges of valid records are far within the precision.
 	_, _ = sums.Add(total, total, charge)
-	s.Charge[c.Resource] = Charge{Records: sum.Records + 1, Free: sum.Free, Total: amieusage.ChargeOf(total)}
+	s.Charge[c.Resource] = Charge{Records: sum.Records + 1, Free: sum.Free, Total: decimal.Charge(total)}
 }
 
 func (a *Agent) progress(stage string) {

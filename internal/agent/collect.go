@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/amieusage/amieusage"
+	"github.com/amieusage/amieusage/internal/decimal"
 	"github.com/amieusage/amieusage/internal/outbox"
 	"github.com/amieusage/amieusage/internal/scheduler"
 	"github.com/amieusage/amieusage/internal/siterules"
@@ -250,7 +251,7 @@ func (c *collecting) brake(plan *outbox.Plan) {
 		switch limit := c.Rules.Limits.PerJob; {
 		case e.Job.Made.Untracked && !c.tracked[e.Job.Rate]:
 			e.State, e.Decision, e.Reason = outbox.Held, outbox.NotTracked, "no job that was read has any of what its rate is for"
-		case !limit.IsZero() && e.Job.Made.Charge.Cmp(limit) > 0:
+		case limit.IsSet() && e.Job.Made.Charge.Cmp(limit) > 0:
 			e.State, e.Decision, e.Reason = outbox.Held, outbox.DecidedByLimit, "its charge is above limits: per_job, "+limit.String()
 		case c.overRun(e.Job.Made.Charge):
 			e.State, e.Decision, e.Reason = outbox.Held, outbox.DecidedByLimit, "the run's charge is above limits: per_run, "+c.Rules.Limits.PerRun.String()
@@ -264,12 +265,12 @@ func (c *collecting) brake(plan *outbox.Plan) {
 // adds it where it does not.
 func (c *collecting) overRun(charge amieusage.Charge) bool {
 	limit := c.Rules.Limits.PerRun
-	if limit.IsZero() {
+	if !limit.IsSet() {
 		return false
 	}
 	sum := c.runCharge
-	_, _ = sums.Add(&sum, &c.runCharge, charge.Decimal())
-	if sum.Cmp(limit.Decimal()) > 0 {
+	_, _ = sums.Add(&sum, &c.runCharge, decimal.Of(charge))
+	if sum.Cmp(decimal.Of(limit)) > 0 {
 		return true
 	}
 	c.runCharge = sum

@@ -191,7 +191,7 @@ func (c *confirmation) takeLoaded(ctx context.Context, q amieusage.LoadedQuery) 
 		c.progress("confirming")
 		return nil
 	}
-	for r, err := range c.Client.Loaded(ctx, q) {
+	for r, err := range c.Client.AllLoaded(ctx, q) {
 		if err != nil {
 			return err
 		}
@@ -209,7 +209,7 @@ func (c *confirmation) takeLoaded(ctx context.Context, q amieusage.LoadedQuery) 
 
 // takeFailed takes in the service's open failed records.
 func (c *confirmation) takeFailed(ctx context.Context) error {
-	failed, err := c.Client.FailedRecords(ctx)
+	failed, err := c.Client.ListFailed(ctx)
 	if err != nil {
 		return err
 	}
@@ -253,7 +253,7 @@ func (c *confirmation) clearDropped(ctx context.Context, failed []amieusage.Fail
 	if len(ids) == 0 {
 		return nil
 	}
-	if _, err := c.Client.ClearFailedRecords(ctx, ids...); err != nil {
+	if _, err := c.Client.ClearFailedIDs(ctx, ids...); err != nil {
 		c.Log.Warn("failed records that are not to be sent again stay on the service's list; the next run tries again", "records", len(ids), "error", err)
 	}
 	return nil

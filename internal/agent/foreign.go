@@ -67,7 +67,7 @@ func (c *confirmation) unlisted(ctx context.Context) error {
 
 // listsAny reports whether the service lists anything.
 func (c *confirmation) listsAny(ctx context.Context) (bool, error) {
-	for _, err := range c.Client.Loaded(ctx, amieusage.LoadedQuery{Limit: 1}) {
+	for _, err := range c.Client.AllLoaded(ctx, amieusage.LoadedQuery{PageSize: 1}) {
 		return err == nil, err
 	}
 	return false, nil

@@ -154,7 +154,7 @@ func (s *service) inLedger(t testing.TB) (records int, charge int64) {
 
 func (s *service) loaded(t testing.TB) (all []amieusage.LoadedRecord) {
 	t.Helper()
-	for r, err := range s.client(t).Loaded(context.Background(), amieusage.LoadedQuery{}) {
+	for r, err := range s.client(t).AllLoaded(context.Background(), amieusage.LoadedQuery{}) {
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/cockroachdb/apd/v3"
 
 	"github.com/amieusage/amieusage"
+	"github.com/amieusage/amieusage/internal/decimal"
 	"github.com/amieusage/amieusage/internal/outbox"
 	"github.com/amieusage/amieusage/internal/scheduler"
 	"github.com/amieusage/amieusage/internal/siterules"
@@ -206,7 +207,7 @@ func (r *reconciling) search(ctx context.Context) error {
 func (r *reconciling) loaded(ctx context.Context, q amieusage.LoadedQuery) iter.Seq2[outbox.Side, error] {
 	return func(yield func(outbox.Side, error) bool) {
 		var shown decimals
-		for record, err := range r.Client.Loaded(ctx, q) {
+		for record, err := range r.Client.AllLoaded(ctx, q) {
 			shown.see(record.Charge)
 			r.Within = shown.within(r.Client)
 			s := outbox.Side{Identity: record.Identity(), Source: outbox.FromLoaded}
@@ -224,7 +225,7 @@ func (r *reconciling) loaded(ctx context.Context, q amieusage.LoadedQuery) iter.
 
 func (r *reconciling) failed(ctx context.Context) iter.Seq2[outbox.Side, error] {
 	return func(yield func(outbox.Side, error) bool) {
-		for f, err := range r.Client.Failed(ctx) {
+		for f, err := range r.Client.AllFailed(ctx) {
 			if err == nil && f.Record == nil {
 				continue // it is nobody's
 			}
@@ -276,14 +277,14 @@ func (t *Total) add(s *outbox.Side, givesBack bool) {
 	if s == nil {
 		return
 	}
-	sum, charge := t.Charge.Decimal(), apd.New(s.Charge, -6)
+	sum, charge := decimal.Of(t.Charge), apd.New(s.Charge, -6)
 	if givesBack {
 		charge.Neg(charge)
 	}
 	// Charges of valid records are far within the precision.
 	_, _ = sums.Add(sum, sum, charge)
 	sum.Reduce(sum)
-	*t = Total{t.Records + 1, amieusage.ChargeOf(sum)}
+	*t = Total{t.Records + 1, decimal.Charge(sum)}
 }
 
 // Differences sums up a comparison into sum, and yields the records in which

@@ -21,8 +21,8 @@ func (s *Service) Status(ctx context.Context, who Caller, q amieusage.StatusQuer
 
 // Loaded returns a page of the site's loaded records.
 func (s *Service) Loaded(ctx context.Context, who Caller, q amieusage.LoadedQuery) (LoadedPage, error) {
-	if q.Limit <= 0 || q.Limit > amieusage.MaxLoadedPage {
-		q.Limit = amieusage.MaxLoadedPage
+	if q.PageSize <= 0 || q.PageSize > amieusage.MaxLoadedPage {
+		q.PageSize = amieusage.MaxLoadedPage
 	}
 	return s.store.Loaded(ctx, who.Site, q)
 }

@@ -77,7 +77,7 @@ func (b *StatusBuilder) Failed(resource, failure string, count int64, records []
 	for _, f := range records {
 		b.bytes += len(f.Raw)
 	}
-	r.Errors = append(r.Errors, amieusage.StatusError{Error: failure, Records: records})
+	r.Errors = append(r.Errors, amieusage.FailureGroup{Error: failure, Records: records})
 }
 
 // Status returns what was put together, in order of the resources' names and
@@ -89,7 +89,7 @@ func (b *StatusBuilder) Status() amieusage.Status {
 	}
 	slices.SortFunc(status, func(a, b amieusage.ResourceStatus) int { return strings.Compare(a.Resource, b.Resource) })
 	for i := range status {
-		slices.SortFunc(status[i].Errors, func(a, b amieusage.StatusError) int { return strings.Compare(a.Error, b.Error) })
+		slices.SortFunc(status[i].Errors, func(a, b amieusage.FailureGroup) int { return strings.Compare(a.Error, b.Error) })
 	}
 	return status
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/cockroachdb/apd/v3"
 
 	"github.com/amieusage/amieusage"
+	"github.com/amieusage/amieusage/internal/decimal"
 )
 
 // UsagePeriods cut a period of usage into what comes from each roll-up.
@@ -138,7 +139,7 @@ func remaining(allocated, used, givenBack int64) amieusage.Charge {
 	sum.Add(&sum, apd.NewBigInt(givenBack))
 	d := apd.NewWithBigInt(&sum, -6)
 	d.Reduce(d)
-	return amieusage.ChargeOf(d)
+	return decimal.Charge(d)
 }
 
 // ErrManyRows is what a summary is refused with that has more in it than may

@@ -6,6 +6,7 @@ import (
 	"github.com/cockroachdb/apd/v3"
 
 	"github.com/amieusage/amieusage"
+	"github.com/amieusage/amieusage/internal/decimal"
 )
 
 // A Refund gives a job's charge back, or a part of it. It follows the job: its
@@ -41,7 +42,7 @@ func (r *Refund) Charge(job *Entry) amieusage.Charge {
 		}
 		return r.Amount
 	}
-	back := charge.Decimal()
+	back := decimal.Of(charge)
 	percent, _, err := apd.NewFromString(r.Percent)
 	if err != nil {
 		return amieusage.ChargeOfMillionths(0)
@@ -54,7 +55,7 @@ func (r *Refund) Charge(job *Entry) amieusage.Charge {
 	}
 	refunds.Quantize(back, back, -6)
 	back.Reduce(back)
-	return amieusage.ChargeOf(back)
+	return decimal.Charge(back)
 }
 
 // Record returns the adjustment that gives back what the refund says. Its id is

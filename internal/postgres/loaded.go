@@ -17,7 +17,7 @@ func (l *Ledger) Loaded(ctx context.Context, site ledger.SiteID, q amieusage.Loa
 		return page, err
 	}
 	query := loadedQuery
-	args := []any{int64(site), after.LoadedAt, after.Record, q.Limit + 1, q.Offset}
+	args := []any{int64(site), after.LoadedAt, after.Record, q.PageSize + 1, q.Offset}
 	if q.LocalRecordID != "" {
 		if !isText(q.LocalRecordID) {
 			return page, nil
@@ -33,7 +33,7 @@ func (l *Ledger) Loaded(ctx context.Context, site ledger.SiteID, q amieusage.Loa
 		r := new(ledger.StoredRecord)
 		_, err = pgx.ForEachRow(rows, []any{&r.Record, &r.UsageType, &r.LocalRecordID, &r.Resource, &r.KeyTime, &r.UsageTime,
 			&r.LoadedAt, &r.Charge}, func() error {
-			page.Add(r, q.Limit)
+			page.Add(r, q.PageSize)
 			return nil
 		})
 		return err

@@ -137,12 +137,12 @@ func hotPaths(t testing.TB, store *postgres.Ledger, c *client, step func(name st
 	step("Failed")
 	check(store.Clear(ctx, c.who.Site, []int64{failed[0].FailedRecordID, failed[1].FailedRecordID}, time.Now()))
 	step("Clear")
-	page, err := store.Loaded(ctx, c.who.Site, amieusage.LoadedQuery{Limit: 10_000})
+	page, err := store.Loaded(ctx, c.who.Site, amieusage.LoadedQuery{PageSize: 10_000})
 	for n := 0; err == nil && n < 5; n++ {
-		page, err = store.Loaded(ctx, c.who.Site, amieusage.LoadedQuery{Limit: 10_000, Cursor: page.Next})
+		page, err = store.Loaded(ctx, c.who.Site, amieusage.LoadedQuery{PageSize: 10_000, Cursor: page.Next})
 	}
 	check(err)
-	_, err = store.Loaded(ctx, c.who.Site, amieusage.LoadedQuery{Limit: 500, LocalRecordID: "job77"})
+	_, err = store.Loaded(ctx, c.who.Site, amieusage.LoadedQuery{PageSize: 500, LocalRecordID: "job77"})
 	check(err)
 	step("Loaded")
 	revisions, err := store.Revisions(ctx, c.who.Site, compute("a", "alice", 1).Identity())

@@ -150,7 +150,7 @@ func upstream(err error) error {
 
 // Failed returns the other service's failed records, and behind them those that it has refused.
 func (s *Service) Failed(ctx context.Context, _ ledger.Caller, q ledger.FailedQuery) ([]amieusage.FailedRecord, int64, error) {
-	all, err := s.client.FailedRecords(ctx)
+	all, err := s.client.ListFailed(ctx)
 	if err != nil {
 		return nil, 0, upstream(err)
 	}
@@ -204,14 +204,14 @@ func (s *Service) Clear(ctx context.Context, _ ledger.Caller, ids []int64) error
 	}
 	if len(there) > 0 {
 		// What is cleared is not listed any more: that it has failed is learnt first.
-		failed, err := s.client.FailedRecords(ctx)
+		failed, err := s.client.ListFailed(ctx)
 		if err != nil {
 			return upstream(err)
 		}
 		if _, err := s.queue.Failed(ctx, failed); err != nil {
 			return err
 		}
-		if _, err := s.client.ClearFailedRecords(ctx, there...); err != nil {
+		if _, err := s.client.ClearFailedIDs(ctx, there...); err != nil {
 			return upstream(err)
 		}
 	}
@@ -238,10 +238,10 @@ func (s *Service) Status(ctx context.Context, _ ledger.Caller, q amieusage.Statu
 		}
 		r := &status[i]
 		r.FailedJobCount++
-		at := slices.IndexFunc(r.Errors, func(e amieusage.StatusError) bool { return e.Error == f.Error })
+		at := slices.IndexFunc(r.Errors, func(e amieusage.FailureGroup) bool { return e.Error == f.Error })
 		if at < 0 {
 			at = len(r.Errors)
-			r.Errors = append(r.Errors, amieusage.StatusError{Error: f.Error})
+			r.Errors = append(r.Errors, amieusage.FailureGroup{Error: f.Error})
 		}
 		r.Errors[at].Records = append(r.Errors[at].Records, f)
 	}
@@ -251,12 +251,12 @@ func (s *Service) Status(ctx context.Context, _ ledger.Caller, q amieusage.Statu
 // Loaded returns a page of what the other service has loaded.
 func (s *Service) Loaded(ctx context.Context, _ ledger.Caller, q amieusage.LoadedQuery) (ledger.LoadedPage, error) {
 	var page ledger.LoadedPage
-	if q.Limit <= 0 || q.Limit > amieusage.MaxLoadedPage {
-		q.Limit = amieusage.MaxLoadedPage
+	if q.PageSize <= 0 || q.PageSize > amieusage.MaxLoadedPage {
+		q.PageSize = amieusage.MaxLoadedPage
 	}
 	skip := q.Offset
 	q.Offset = 0
-	for r, err := range s.client.Loaded(ctx, q) {
+	for r, err := range s.client.AllLoaded(ctx, q) {
 		if err != nil {
 			return page, upstream(err)
 		}
@@ -264,7 +264,7 @@ func (s *Service) Loaded(ctx context.Context, _ ledger.Caller, q amieusage.Loade
 			skip--
 			continue
 		}
-		if len(page.Records) == q.Limit {
+		if len(page.Records) == q.PageSize {
 			break
 		}
 		page.Records = append(page.Records, r)

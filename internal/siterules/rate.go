@@ -10,6 +10,7 @@ import (
 	"github.com/cockroachdb/apd/v3"
 
 	"github.com/amieusage/amieusage"
+	"github.com/amieusage/amieusage/internal/decimal"
 	"github.com/amieusage/amieusage/internal/scheduler"
 )
 
@@ -319,7 +320,7 @@ func (r *Rate) charge(job *scheduler.Job) amieusage.Charge {
 	quotient.Quo(&total, &total, hour)
 	quotient.Quantize(&total, &total, -int32(r.Decimals))
 	total.Reduce(&total)
-	return amieusage.ChargeOf(&total)
+	return decimal.Charge(&total)
 }
 
 // partOf sets part to what an hour of the TRES costs.

@@ -18,7 +18,7 @@ func (l *Ledger) Loaded(ctx context.Context, site ledger.SiteID, q amieusage.Loa
 		return page, err
 	}
 	where, loadedAt := `r.site_id = ?1`, `r.loaded_at`
-	args := []any{int64(site), after.LoadedAt, after.Record, q.Limit + 1, q.Offset}
+	args := []any{int64(site), after.LoadedAt, after.Record, q.PageSize + 1, q.Offset}
 	if q.LocalRecordID != "" {
 		where += ` AND r.resource_id IN (SELECT resource_id FROM resources WHERE site_id = ?1)
 			AND r.usage_type IN (1, 2, 3) AND r.local_record_id = ?6`
@@ -44,7 +44,7 @@ func (l *Ledger) Loaded(ctx context.Context, site ledger.SiteID, q amieusage.Loa
 						UsageTime:     stmt.ColumnInt64(5),
 						LoadedAt:      stmt.ColumnInt64(6),
 						Charge:        stmt.ColumnInt64(7),
-					}, q.Limit)
+					}, q.PageSize)
 					return nil
 				},
 			})

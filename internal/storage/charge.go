@@ -10,6 +10,7 @@ import (
 	"github.com/cockroachdb/apd/v3"
 
 	"github.com/amieusage/amieusage"
+	"github.com/amieusage/amieusage/internal/decimal"
 )
 
 // A Rate says what storage costs from a time on.
@@ -58,7 +59,7 @@ func (r *Rate) charge(bytes *apd.Decimal) amieusage.Charge {
 	_, _ = exact.Quo(&c, &c, &unit)
 	_, _ = exact.Quantize(&c, &c, -6)
 	c.Reduce(&c)
-	return amieusage.ChargeOf(&c)
+	return decimal.Charge(&c)
 }
 
 // RateAt returns the rate of a time; nil: none has begun.

@@ -185,7 +185,7 @@ func benchmarkQueries(b *testing.B, open func(b *testing.B) ledger.Store) {
 			return err
 		}
 	}
-	page, err := l.Loaded(b.Context(), l.caller, amieusage.LoadedQuery{Limit: 1, Offset: 500_000})
+	page, err := l.Loaded(b.Context(), l.caller, amieusage.LoadedQuery{PageSize: 1, Offset: 500_000})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -203,10 +203,10 @@ func benchmarkQueries(b *testing.B, open func(b *testing.B) ledger.Store) {
 			_, err := l.Status(ctx, l.caller, amieusage.StatusQuery{})
 			return err
 		}},
-		{"loaded/first100", loaded(amieusage.LoadedQuery{Limit: 100})},
-		{"loaded/cursor100", loaded(amieusage.LoadedQuery{Limit: 100, Cursor: page.Next})},
-		{"loaded/cursor25000", loaded(amieusage.LoadedQuery{Limit: 25_000, Cursor: page.Next})},
-		{"loaded/offset", loaded(amieusage.LoadedQuery{Limit: 100, Offset: 500_000})},
+		{"loaded/first100", loaded(amieusage.LoadedQuery{PageSize: 100})},
+		{"loaded/cursor100", loaded(amieusage.LoadedQuery{PageSize: 100, Cursor: page.Next})},
+		{"loaded/cursor25000", loaded(amieusage.LoadedQuery{PageSize: 25_000, Cursor: page.Next})},
+		{"loaded/offset", loaded(amieusage.LoadedQuery{PageSize: 100, Offset: 500_000})},
 		{"loaded/id", loaded(amieusage.LoadedQuery{LocalRecordID: "1400000"})},
 		{"summary/resource", summary(time.Time{}, time.Time{}, amieusage.ByResource)},
 		{"summary/project", summary(time.Time{}, time.Time{}, amieusage.ByProject)},

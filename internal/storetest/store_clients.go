@@ -149,7 +149,7 @@ func summaryCall(s *modelSite) call {
 func loadedCall(s *modelSite) call {
 	who := s.who
 	return func(ctx context.Context, api API) error {
-		page, err := api.Loaded(ctx, who, amieusage.LoadedQuery{Limit: 1000})
+		page, err := api.Loaded(ctx, who, amieusage.LoadedQuery{PageSize: 1000})
 		if err != nil {
 			return err
 		}

@@ -109,7 +109,7 @@ func testConcurrent(m *storeModel, replicas int) {
 		status, err := m.service.Status(context.Background(), s.who, amieusage.StatusQuery{})
 		m.noError(err)
 		m.equal("status", amieusage.Status{{Resource: bulk, LoadedRecordCount: messages * perMessage, TotalCharge: chargeOf("150")}}, status)
-		m.equal("loaded records", messages*perMessage, len(m.loaded(s, amieusage.LoadedQuery{Limit: 50})))
+		m.equal("loaded records", messages*perMessage, len(m.loaded(s, amieusage.LoadedQuery{PageSize: 50})))
 	}
 	m.verify()
 	m.sites = nil // the model has nothing of it
@@ -309,7 +309,7 @@ func testReplicasCursor(m *storeModel) {
 	} {
 		seen[i] = map[string]string{}
 		readers.Go(func() {
-			q := amieusage.LoadedQuery{Limit: 3}
+			q := amieusage.LoadedQuery{PageSize: 3}
 			var last time.Time
 			for end := time.Now().Add(patience); time.Now().Before(end); {
 				over := sent.Load()
@@ -358,7 +358,7 @@ func testReplicasCursor(m *storeModel) {
 	sent.Store(true)
 	readers.Wait()
 	want := map[string]string{}
-	for _, r := range m.loaded(s, amieusage.LoadedQuery{Limit: 100}) {
+	for _, r := range m.loaded(s, amieusage.LoadedQuery{PageSize: 100}) {
 		want[r.LocalRecordID] = r.Charge.String()
 	}
 	m.equal("what was seen by the last cursor", want, seen[0])

@@ -33,7 +33,7 @@ func testNothing(m *storeModel) {
 		failed, err := m.store.Failed(ctx, site, ledger.FailedQuery{Limit: 10})
 		m.noError(err)
 		m.equal("failed records", 0, len(failed))
-		page, err := m.store.Loaded(ctx, site, amieusage.LoadedQuery{Limit: 10})
+		page, err := m.store.Loaded(ctx, site, amieusage.LoadedQuery{PageSize: 10})
 		m.noError(err)
 		m.equal("loaded records", 0, len(page.Records))
 		m.equal("next", "", page.Next)
@@ -70,14 +70,14 @@ func testQueryEdges(m *storeModel) {
 		{Offset: 5}, {Offset: 6}, {Offset: math.MaxInt64}, {Offset: math.MaxInt64, LocalRecordID: "1"}, {Offset: 1, LocalRecordID: "1"},
 		{MinLoadedTime: m.now.Add(1)}, {LocalRecordID: "e1"}, {LocalRecordID: "%"}, {LocalRecordID: "_"},
 	} {
-		q.Limit = 2
+		q.PageSize = 2
 		page, err := m.service.Loaded(ctx, s.who, q)
 		m.noError(err)
 		m.equal("records of "+q.Values().Encode(), 0, len(page.Records))
 		m.equal("next of "+q.Values().Encode(), "", page.Next)
 	}
 	for _, limit := range []int{5, 6, amieusage.MaxLoadedPage, math.MaxInt} {
-		page, err := m.service.Loaded(ctx, s.who, amieusage.LoadedQuery{Limit: limit})
+		page, err := m.service.Loaded(ctx, s.who, amieusage.LoadedQuery{PageSize: limit})
 		m.noError(err)
 		m.equal(fmt.Sprint("records with limit ", limit), 5, len(page.Records))
 		m.equal("next", "", page.Next)
@@ -127,7 +127,7 @@ func testEndedContext(m *storeModel) {
 			"Status":    func() error { _, err := store.Status(ctx, s.who.Site, amieusage.StatusQuery{}, 10); return err },
 			"Failed":    func() error { _, err := store.Failed(ctx, s.who.Site, ledger.FailedQuery{Limit: 10}); return err },
 			"Clear":     func() error { return store.Clear(ctx, s.who.Site, []int64{s.failed[0].id}, m.now) },
-			"Loaded":    func() error { _, err := store.Loaded(ctx, s.who.Site, amieusage.LoadedQuery{Limit: 10}); return err },
+			"Loaded":    func() error { _, err := store.Loaded(ctx, s.who.Site, amieusage.LoadedQuery{PageSize: 10}); return err },
 			"Revisions": func() error { _, err := store.Revisions(ctx, s.who.Site, job("0", "1").Identity()); return err },
 			"Summary": func() error {
 				_, err := store.Summary(ctx, s.who.Site, amieusage.SummaryQuery{GroupBy: amieusage.GroupKeys}, 10)

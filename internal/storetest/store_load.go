@@ -404,15 +404,15 @@ func testLoadedTimeNeverFalls(m *storeModel) {
 	s := m.site("PSC")
 	m.send(s, job("1", "1"))
 	m.load()
-	start := m.loaded(s, amieusage.LoadedQuery{Limit: 10})
-	page, err := m.service.Loaded(context.Background(), s.who, amieusage.LoadedQuery{Limit: 10})
+	start := m.loaded(s, amieusage.LoadedQuery{PageSize: 10})
+	page, err := m.service.Loaded(context.Background(), s.who, amieusage.LoadedQuery{PageSize: 10})
 	m.noError(err)
 	m.equal("next", "", page.Next)
 	m.accept(s, string(recordsMessage(job("2", "1"))))
 	m.now = m.now.AddDate(0, 0, -1)
 	m.move()
 	m.whenFree(m.service.LoadSome)
-	all := m.loaded(s, amieusage.LoadedQuery{Limit: 1})
+	all := m.loaded(s, amieusage.LoadedQuery{PageSize: 1})
 	if len(start) != 1 || len(all) != 2 || all[0].LocalRecordID != "1" || !all[1].LoadedTime.After(all[0].LoadedTime) {
 		m.t.Errorf("loaded %v, then %v", start, all)
 	}

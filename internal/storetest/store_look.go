@@ -230,8 +230,8 @@ func (m *storeModel) loaded(s *modelSite, q amieusage.LoadedQuery) (all []amieus
 	for first := true; ; first = false {
 		page, err := m.api.Loaded(context.Background(), s.who, q)
 		m.noError(err)
-		if n := len(page.Records); n > q.Limit || n < min(q.Limit, fewRecords) && page.Next != "" || n == 0 && !first {
-			m.t.Fatalf("a page of %d records and the next at %q, the limit is %d", n, page.Next, q.Limit)
+		if n := len(page.Records); n > q.PageSize || n < min(q.PageSize, fewRecords) && page.Next != "" || n == 0 && !first {
+			m.t.Fatalf("a page of %d records and the next at %q, the limit is %d", n, page.Next, q.PageSize)
 		}
 		all = append(all, page.Records...)
 		switch page.Next {
@@ -254,7 +254,7 @@ func (s *modelSite) keepCursor(c modelCursor) {
 // checkLoaded compares the loaded records, and learns their numbers.
 func (m *storeModel) checkLoaded(s *modelSite) {
 	m.t.Helper()
-	all := m.loaded(s, amieusage.LoadedQuery{Limit: 7})
+	all := m.loaded(s, amieusage.LoadedQuery{PageSize: 7})
 	if len(all) != len(s.entries) {
 		m.t.Errorf("%d records of %s are loaded, want %d", len(all), s.name, len(s.entries))
 	}
@@ -288,7 +288,7 @@ func (m *storeModel) checkLoaded(s *modelSite) {
 
 // someLoadedQuery picks what to ask of the loaded records.
 func (m *storeModel) someLoadedQuery(s *modelSite) amieusage.LoadedQuery {
-	q := amieusage.LoadedQuery{Limit: 1 + m.pick(4), MinLoadedTime: m.loadingTime(s), LocalRecordID: one(m, "", "", "1", "2", "none")}
+	q := amieusage.LoadedQuery{PageSize: 1 + m.pick(4), MinLoadedTime: m.loadingTime(s), LocalRecordID: one(m, "", "", "1", "2", "none")}
 	switch {
 	case m.pick(2) == 0:
 		q.Offset = int64(m.pick(6))

@@ -50,7 +50,7 @@ func testPages(m *storeModel) {
 	}
 	m.send(s, named...)
 	m.load()
-	all := m.loaded(s, amieusage.LoadedQuery{Limit: amieusage.MaxLoadedPage})
+	all := m.loaded(s, amieusage.LoadedQuery{PageSize: amieusage.MaxLoadedPage})
 	m.equal("loaded records", len(named), len(all))
 	page, err := m.service.Loaded(ctx, s.who, amieusage.LoadedQuery{})
 	m.noError(err)

@@ -139,10 +139,10 @@ func testLoaded(m *storeModel) {
 		times = append(times, m.now.Add(-19*time.Minute)) // the last look at the queue found nothing
 	}
 	m.check()
-	all := m.loaded(s, amieusage.LoadedQuery{Limit: 100})
+	all := m.loaded(s, amieusage.LoadedQuery{PageSize: 100})
 	m.equal("records", 9, len(all))
 	for offset := range 11 {
-		page, err := m.service.Loaded(context.Background(), s.who, amieusage.LoadedQuery{Limit: 3, Offset: int64(offset)})
+		page, err := m.service.Loaded(context.Background(), s.who, amieusage.LoadedQuery{PageSize: 3, Offset: int64(offset)})
 		m.noError(err)
 		m.equal("page", all[min(offset, 9):min(offset+3, 9)], page.Records, emptyIsNil)
 		if more := offset+3 < 9; more != (page.Next != "") {
@@ -156,12 +156,12 @@ func testLoaded(m *storeModel) {
 				want = append(want, r)
 			}
 		}
-		m.equal("loaded since "+from.String(), want, m.loaded(s, amieusage.LoadedQuery{Limit: 2, MinLoadedTime: from}))
+		m.equal("loaded since "+from.String(), want, m.loaded(s, amieusage.LoadedQuery{PageSize: 2, MinLoadedTime: from}))
 	}
-	first, err := m.service.Loaded(context.Background(), s.who, amieusage.LoadedQuery{Limit: 1})
+	first, err := m.service.Loaded(context.Background(), s.who, amieusage.LoadedQuery{PageSize: 1})
 	m.noError(err)
 	m.equal("behind a cursor, since a later time", all[7:],
-		m.loaded(s, amieusage.LoadedQuery{Limit: 2, Cursor: first.Next, MinLoadedTime: times[3]}))
+		m.loaded(s, amieusage.LoadedQuery{PageSize: 2, Cursor: first.Next, MinLoadedTime: times[3]}))
 	for _, id := range []string{"same", "2", "none", ""} {
 		var want []amieusage.LoadedRecord
 		for _, r := range all {
@@ -169,7 +169,7 @@ func testLoaded(m *storeModel) {
 				want = append(want, r)
 			}
 		}
-		m.equal("loaded "+id, want, m.loaded(s, amieusage.LoadedQuery{Limit: 2, LocalRecordID: id}))
+		m.equal("loaded "+id, want, m.loaded(s, amieusage.LoadedQuery{PageSize: 2, LocalRecordID: id}))
 	}
 	for _, cursor := range []string{"x", ".", "1", "1.", ".1", "1.1.1", "1.zzzzzzzzzzzzzzzzzzzz", "-", "1;1"} {
 		_, err := m.service.Loaded(context.Background(), s.who, amieusage.LoadedQuery{Cursor: cursor})
@@ -190,7 +190,7 @@ func testLoadedCursor(m *storeModel) {
 		m.load()
 	}
 	seen := map[string]string{}
-	q := amieusage.LoadedQuery{Limit: 2}
+	q := amieusage.LoadedQuery{PageSize: 2}
 	for round := 0; ; round++ {
 		page, err := m.service.Loaded(context.Background(), s.who, q)
 		m.noError(err)
@@ -262,6 +262,6 @@ func testTimesOutOfRange(m *storeModel) {
 			m.checkSummary(s, amieusage.SummaryQuery{GroupBy: keys, From: period[0], To: period[1]})
 		}
 	}
-	m.equal("loaded", 2, len(m.loaded(s, amieusage.LoadedQuery{Limit: 5, MinLoadedTime: early})))
-	m.equal("loaded", 0, len(m.loaded(s, amieusage.LoadedQuery{Limit: 5, MinLoadedTime: late})))
+	m.equal("loaded", 2, len(m.loaded(s, amieusage.LoadedQuery{PageSize: 5, MinLoadedTime: early})))
+	m.equal("loaded", 0, len(m.loaded(s, amieusage.LoadedQuery{PageSize: 5, MinLoadedTime: late})))
 }

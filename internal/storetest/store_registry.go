@@ -285,7 +285,7 @@ func (m *storeModel) view(s *modelSite) (v storeView) {
 	m.t.Helper()
 	ctx := context.Background()
 	all := amieusage.StatusQuery{From: storeEpoch.AddDate(-1, 0, 0)}
-	v.Failed, v.Loaded = m.failed(s), m.loaded(s, amieusage.LoadedQuery{Limit: 100})
+	v.Failed, v.Loaded = m.failed(s), m.loaded(s, amieusage.LoadedQuery{PageSize: 100})
 	for _, look := range []func() (err error){
 		func() (err error) { v.Counts, err = m.service.Counts(ctx, s.who); return err },
 		func() (err error) { v.Status, err = m.service.Status(ctx, s.who, all); return err },

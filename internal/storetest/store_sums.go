@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/amieusage/amieusage"
+	"github.com/amieusage/amieusage/internal/decimal"
 	"github.com/amieusage/amieusage/internal/ledger"
 )
 
@@ -31,7 +32,7 @@ func (t *total) add(n int64, sign int) {
 func (t *total) charge() amieusage.Charge {
 	d := apd.NewWithBigInt(&t.millionths, -6)
 	d.Reduce(d)
-	return amieusage.ChargeOf(d)
+	return decimal.Charge(d)
 }
 
 // checkStatus compares a status with one that is counted record by record.
@@ -87,7 +88,7 @@ func (m *storeModel) checkStatus(s *modelSite, q amieusage.StatusQuery) {
 		reason := string(f.failure)
 		if !slices.Contains(reasons[status.Resource], reason) {
 			reasons[status.Resource] = append(reasons[status.Resource], reason)
-			status.Errors = append(status.Errors, amieusage.StatusError{Error: reason})
+			status.Errors = append(status.Errors, amieusage.FailureGroup{Error: reason})
 		}
 		for i := range status.Errors {
 			if status.Errors[i].Error == reason {
@@ -102,7 +103,7 @@ func (m *storeModel) checkStatus(s *modelSite, q amieusage.StatusQuery) {
 		if charges[name] != nil {
 			status.TotalCharge = charges[name].charge()
 		}
-		slices.SortFunc(status.Errors, func(a, b amieusage.StatusError) int { return compareText(a.Error, b.Error) })
+		slices.SortFunc(status.Errors, func(a, b amieusage.FailureGroup) int { return compareText(a.Error, b.Error) })
 		want = append(want, *status)
 	}
 	m.equal("status of "+s.name+" "+q.Values().Encode(), want, got, cmpopts.EquateEmpty())

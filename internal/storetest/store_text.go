@@ -63,14 +63,14 @@ func testTexts(m *storeModel) {
 	}
 	m.checkSummary(s, amieusage.SummaryQuery{GroupBy: []amieusage.GroupKey{amieusage.ByUser, amieusage.ByDay, amieusage.ByProject, amieusage.ByResource}})
 	for _, name := range texts {
-		found := m.loaded(s, amieusage.LoadedQuery{Limit: 2, LocalRecordID: name})
+		found := m.loaded(s, amieusage.LoadedQuery{PageSize: 2, LocalRecordID: name})
 		m.equal("records "+name, 3, len(found))
 		for _, r := range found {
 			m.equal("LocalRecordID", name, r.LocalRecordID)
 		}
 	}
 	for _, name := range []string{"\x00", "a\x00", "\xff", "a\xc3"} { // what is no text is nothing's name
-		m.equal("records of no text", 0, len(m.loaded(s, amieusage.LoadedQuery{Limit: 2, LocalRecordID: name})))
+		m.equal("records of no text", 0, len(m.loaded(s, amieusage.LoadedQuery{PageSize: 2, LocalRecordID: name})))
 		_, err := m.store.Authority(context.Background(), name)
 		m.hasCode(err, amieusage.CodeNotFound)
 	}

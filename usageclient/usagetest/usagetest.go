@@ -186,7 +186,7 @@ func (s *Server) Loaded() []amieusage.LoadedRecord {
 		s.mu.Lock()
 		client := s.clients[site]
 		s.mu.Unlock()
-		for r, err := range client.Loaded(context.Background(), amieusage.LoadedQuery{}) {
+		for r, err := range client.AllLoaded(context.Background(), amieusage.LoadedQuery{}) {
 			if err != nil {
 				s.t.Fatal(fmt.Errorf("the loaded records of %s: %w", site, err))
 			}

@@ -47,7 +47,7 @@ func TestStrict(t *testing.T) {
 	if loaded := s.Loaded(); len(loaded) != 1 || !loaded[0].LoadedTime.Equal(at) {
 		t.Errorf("%v", loaded)
 	}
-	failed, err := c.FailedRecords(t.Context())
+	failed, err := c.ListFailed(t.Context())
 	if err != nil || len(failed) != 1 || failed[0].Error != "The user is not known on the project" {
 		t.Errorf("%v, %v", failed, err)
 	}
@@ -65,11 +65,11 @@ func TestFailures(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.Wait()
-	failed, err := c.FailedRecords(t.Context())
+	failed, err := c.ListFailed(t.Context())
 	if err != nil || len(failed) != 1 || failed[0].Error != "bob has left" || len(s.Loaded()) != 1 {
 		t.Errorf("%v, %v", failed, err)
 	}
-	if _, err := c.ClearFailedRecords(t.Context(), 4711); amieusage.CodeOf(err) != amieusage.CodeNotFound {
+	if _, err := c.ClearFailedIDs(t.Context(), 4711); amieusage.CodeOf(err) != amieusage.CodeNotFound {
 		t.Errorf("what is not there is cleared: %v", err)
 	}
 }
