@@ -187,7 +187,7 @@ An operator runs the service:
 	)
 	root.AddCommand(
 		p.reportCommand(), p.storageCommand(), p.relayCommand(),
-		p.convertCommand(), p.collectCommand(), p.sendCommand(), p.confirmCommand(), p.recordsCommand(), p.skippedCommand(),
+		p.initCommand(), p.convertCommand(), p.collectCommand(), p.sendCommand(), p.confirmCommand(), p.recordsCommand(), p.skippedCommand(),
 		p.explainCommand(), p.refundCommand(), p.adjustCommand(), p.reconcileCommand(), p.doctorCommand(), p.backupCommand(),
 		p.statusCommand(), p.failedCommand(), p.loadedCommand(), p.summaryCommand(), p.validateCommand(),
 		p.serveCommand(), p.adminCommand(),

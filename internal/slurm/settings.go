@@ -70,7 +70,7 @@ func (s *Sacct) beside(ctx context.Context, program string, args ...string) (str
 	ctx, cancel := context.WithTimeoutCause(ctx, s.timeout(), errTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.WaitDelay = command.Wait
+	cmd.Env, cmd.WaitDelay = append(command.Environment(), "LC_ALL=C"), command.Wait
 	command.EndGroup(cmd)
 	var out bytes.Buffer
 	messages := new(command.Tail)
