@@ -78,7 +78,7 @@ as far as 10 seconds allow, and the rest stays queued for the next start.`,
 	f.StringVar(&o.tls.ClientCA, "client-ca", "", "PEM file of the authorities whose client certificates are required")
 	f.BoolVar(&o.insecureHTTP, "insecure-http", false, "allow listening beyond loopback without TLS")
 	f.Int64Var(&o.maxQueued, "max-queued", ledger.DefaultMaxQueued, "records of a site that may wait to be loaded before its sends are refused with 429")
-	f.IntVar(&o.maxConnections, "max-connections", httpapi.DefaultMaxConnections, "connections that are open at a time; those idle longest are closed for others, of the address that has most")
+	f.IntVar(&o.maxConnections, "max-connections", httpapi.DefaultMaxConnections, "connections that are open at a time; beyond that, those that have been idle longest are closed, from the busiest address first")
 	f.StringVar(&o.logFormat, "log-format", "text", "form of the log on standard error: text or json")
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "log loads and health checks too (requests are logged always)")
 	completeValues(cmd, "policy", string(ledger.Strict), string(ledger.Open))

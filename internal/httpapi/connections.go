@@ -39,7 +39,7 @@ const (
 // together: their number, and the bytes of headers of the requests that have
 // no answer yet.
 //
-// Where there is too much, connections are closed of the address that has most:
+// Where there is too much, connections from the busiest address are closed:
 // one address cannot shut out the others, and whoever has just been served is
 // not shut out by silent ones. A connection with a request gives way to none as
 // long as one is idle, be it of another address.
@@ -149,7 +149,7 @@ func (s *connections) makeRoom() {
 	for _, c := range victims[:min(len(victims), n)] {
 		s.drop(c, &s.tooMany)
 	}
-	s.tell(&s.tooMany, victims[0], "as many connections as may be open: those idle longest are closed, of the address that has most")
+	s.tell(&s.tooMany, victims[0], "as many connections as may be open: those idle longest are closed, from the busiest address first")
 }
 
 // makeHeaderRoom makes room for the header of c: of the address that holds most
@@ -176,7 +176,7 @@ func (s *connections) makeHeaderRoom(c *connection) {
 			break
 		}
 	}
-	s.tell(&s.tooLong, of[0], "as many bytes of headers as may be held: connections with long ones are closed, of the address that has most")
+	s.tell(&s.tooLong, of[0], "as many bytes of headers as may be held: connections with long ones are closed, from the busiest address first")
 }
 
 // longest returns an address' connections that hold headers: those first that

@@ -205,8 +205,8 @@ func (p *peer) end() int {
 	return p.answer()
 }
 
-// Connections beyond the limit take the places of those idle longest, of the
-// address that has most.
+// Connections beyond the limit take the places of those idle longest, from
+// the busiest address first.
 func TestConnectionLimit(t *testing.T) {
 	b := newBench(t)
 	server := b.run(t, func(c *httpapi.ServerConfig) { c.MaxConnections = 4 })

@@ -38,7 +38,7 @@ type ServerConfig struct {
 	// nil: nothing. It is the place of [Handler.Stop].
 	OnStop func()
 	// MaxConnections is how many connections are open at a time: one more
-	// closes those that have been idle longest, of the address that has most, and
+	// closes those that have been idle longest, from the busiest address first, and
 	// one that has a request only where none is idle.
 	// 0: [DefaultMaxConnections].
 	MaxConnections int

@@ -107,8 +107,8 @@ func (l *Ledger) Accept(ctx context.Context, b *ledger.Batch, maxQueued int64) e
 	}
 	if err == nil && loaded == batch-1 {
 		// Nothing was queued: whoever is idle may load. Commits that notify wait
-		// for each other, all sites', so that it is none that syncs the disk. Who
-		// has accepted will load where nobody hears it.
+		// for each other, all sites', so that it is none that syncs the disk. If
+		// nobody is listening, the replica that accepted loads it.
 		if err := l.notify(ctx, strconv.FormatInt(int64(b.Site), 10)); err != nil {
 			l.log.Debug("other replicas were not told of a batch", "site", b.Site, "batch", batch, "error", err)
 		}
