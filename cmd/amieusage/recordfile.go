@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"github.com/amieusage/amieusage"
 	"github.com/amieusage/amieusage/internal/outbox"
 	"github.com/amieusage/amieusage/internal/scheduler"
+	"github.com/amieusage/amieusage/internal/textfile"
 )
 
 // open opens a file for reading; - is standard input.
@@ -48,11 +50,17 @@ const (
 )
 
 // readRecords reads records as JSON, one a line, in constant memory; or
-// messages, also over several lines. A record that cannot be used is a
+// messages, also over several lines; compressed or not. A record that cannot be used is a
 // *scheduler.RowError; the others go on.
 func readRecords(name string, r io.Reader) iter.Seq2[outbox.Item, error] {
 	return func(yield func(outbox.Item, error) bool) {
-		in := bufio.NewReaderSize(r, maxRecordLine)
+		in, done, err := textfile.Plain(bufio.NewReaderSize(r, maxRecordLine))
+		defer done()
+		if err != nil {
+			yield(outbox.Item{}, fmt.Errorf("%s: %w", name, err))
+			return
+		}
+		in = bufio.NewReaderSize(in, maxRecordLine)
 		for number := 1; ; number++ {
 			line, err := in.ReadSlice('\n')
 			if errors.Is(err, bufio.ErrBufferFull) || number == 1 && isPartOfValue(line) {
@@ -96,6 +104,9 @@ func readDocument(name string, r io.Reader, yield func(outbox.Item, error) bool)
 		case err != nil && limited.N <= 0:
 			yield(outbox.Item{}, fmt.Errorf("%s is longer than %d bytes: write records one a line", name, maxMessageFile))
 			return
+		case err != nil && !isSyntax(err):
+			yield(outbox.Item{}, fmt.Errorf("%s: %w", name, cmp.Or(errors.Unwrap(err), err)))
+			return
 		case err != nil:
 			yield(outbox.Item{}, fmt.Errorf("%s: is not JSON at byte %d: %w", name, dec.InputOffset(), err))
 			return
@@ -108,6 +119,12 @@ func readDocument(name string, r io.Reader, yield func(outbox.Item, error) bool)
 			return
 		}
 	}
+}
+
+// isSyntax tells broken JSON from a file that cannot be read.
+func isSyntax(err error) bool {
+	_, ok := errors.AsType[*jsontext.SyntacticError](err)
+	return ok
 }
 
 // yieldValue yields the record, or the records of the message.

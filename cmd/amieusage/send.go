@@ -23,7 +23,19 @@ usage messages, or records of any kind as JSON, one a line. That is the way for
 storage records and adjustments, and for compute records of other schedulers.
 - is standard input.
 
-A line without a UsageType is taken for what its fields are those of.`,
+A line without a UsageType is taken for what its fields are those of. One of each kind:
+
+  {"UsageType": "Compute", "Username": "alice", "LocalProjectID": "p.abc123456.000", "LocalRecordID": "4711",
+   "Resource": "rm.psc.access-ci.org", "SubmitTime": "2026-10-01T09:58:00Z", "StartTime": "2026-10-01T10:00:00Z",
+   "EndTime": "2026-10-01T12:00:00Z", "Charge": "256", "Attributes": {"NodeCount": 1, "CpuCoreCount": 128}}
+  {"UsageType": "Storage", "Username": "alice", "LocalProjectID": "p.abc123456.000", "LocalRecordID": "scratch-alice",
+   "Resource": "ocean.psc.access-ci.org", "CollectionTime": "2026-10-01T00:00:00Z", "Charge": "1.5",
+   "Attributes": {"BytesStored": 1500000000000, "FileCount": 120000, "MediaType": "Disk"}}
+  {"UsageType": "Adjustment", "AdjustmentType": "refund", "Username": "alice", "LocalProjectID": "p.abc123456.000",
+   "LocalRecordID": "refund-4711", "Resource": "rm.psc.access-ci.org", "StartTime": "2026-10-01T09:58:00Z", "Charge": "128",
+   "Comment": "a node failed"}
+
+In a file, each stands on one line. Compressed files are read as they are.`,
 		Example: `  amieusage send --config site.yaml
   amieusage send --config site.yaml storage.jsonl refunds.jsonl
   amieusage send --config site.yaml --dry-run storage.jsonl`,

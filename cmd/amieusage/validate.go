@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/amieusage/amieusage"
 	"github.com/amieusage/amieusage/internal/scheduler"
 )
 
@@ -17,8 +18,9 @@ func (p *program) validateCommand() *cobra.Command {
 		Short:   "Check records or messages in files, without sending them",
 		Long: `Check records (as JSON, one a line) or messages in files, as the service checks
 them when they are sent. Every bad field of every record is named. Whether the
-service knows the resource, the project and the user is not checked.
-- is standard input.`,
+service knows the resource, the project and the user is not checked. A field that
+is none of the record's is told: it may be misspelt, and nothing is charged by it.
+- is standard input; compressed files are read as they are.`,
 		Example: `  amieusage validate records.jsonl
   amieusage convert --config site.yaml dump.psv | amieusage validate -`,
 		Args: cobra.MinimumNArgs(1),
@@ -27,7 +29,15 @@ service knows the resource, the project and the user is not checked.
 				Valid    int64    `json:"valid"`
 				Invalid  int64    `json:"invalid"`
 				Problems []string `json:"problems"`
-			}{Problems: []string{}}
+				Warnings []string `json:"warnings"`
+			}{Problems: []string{}, Warnings: []string{}}
+			tell := func(list *[]string, text string) {
+				if output == outputJSON {
+					*list = append(*list, text)
+				} else {
+					fmt.Fprintln(p.stdout, printable(text))
+				}
+			}
 			if err := checkFiles(args); err != nil {
 				return err
 			}
@@ -37,17 +47,16 @@ service knows the resource, the project and the user is not checked.
 					return &statusError{exitUsage, err}
 				}
 				defer in.Close()
-				for _, err := range readRecords(name, in) {
+				for item, err := range readRecords(name, in) {
 					if err == nil {
 						result.Valid++
+						for _, field := range unknownFields(item.Record) {
+							tell(&result.Warnings, fmt.Sprintf("%s: warning: a %s record has no field %s: nothing is charged by it", item.Place, item.Record.UsageType(), field))
+						}
 						continue
 					}
 					result.Invalid++
-					if output == outputJSON {
-						result.Problems = append(result.Problems, err.Error())
-					} else {
-						fmt.Fprintln(p.stdout, printable(err.Error()))
-					}
+					tell(&result.Problems, err.Error())
 					if _, row := errors.AsType[*scheduler.RowError](err); !row {
 						break
 					}
@@ -68,4 +77,28 @@ service knows the resource, the project and the user is not checked.
 	}
 	output.add(cmd)
 	return cmd
+}
+
+// unknownFields are the names of a record's fields that the Usage API does not know.
+func unknownFields(r amieusage.Record) []string {
+	var lists [2]amieusage.Extra
+	switch r := r.(type) {
+	case *amieusage.ComputeRecord:
+		lists = [2]amieusage.Extra{r.Extra, r.ExtraAttributes}
+	case *amieusage.StorageRecord:
+		lists = [2]amieusage.Extra{r.Extra, r.ExtraAttributes}
+	case *amieusage.AdjustmentRecord:
+		lists[0] = r.Extra
+	}
+	var names []string
+	for i, list := range lists {
+		for _, f := range list {
+			name := f.Name
+			if i == 1 {
+				name = "Attributes." + name
+			}
+			names = append(names, name)
+		}
+	}
+	return names
 }

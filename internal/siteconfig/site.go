@@ -313,6 +313,10 @@ func (s *Site) Client(log *slog.Logger, userAgent string) (*usageclient.Client, 
 	if err != nil {
 		return nil, err
 	}
+	u, err := url.Parse(s.UsageURL)
+	if err == nil && u.Scheme == "http" && !s.InsecureHTTP && !isLoopback(u.Hostname()) {
+		return nil, fmt.Errorf("%s: usage_url %s would send the API key in clear text: use https://, or, where the network is trusted, in site.yaml: insecure_http: true, or --insecure-http", s.File, s.UsageURL)
+	}
 	options := []usageclient.Option{
 		usageclient.WithBaseURL(s.UsageURL),
 		usageclient.WithUserAgent(userAgent),
@@ -335,11 +339,7 @@ func (s *Site) Client(log *slog.Logger, userAgent string) (*usageclient.Client, 
 	}
 	client, err := usageclient.New(s.Name, key, options...)
 	if err != nil {
-		err = fmt.Errorf("%s: %w", s.File, err)
-		if u, parseErr := url.Parse(s.UsageURL); parseErr == nil && u.Scheme == "http" && !s.InsecureHTTP && !isLoopback(u.Hostname()) {
-			err = fmt.Errorf("%w; in site.yaml: insecure_http: true, or --insecure-http", err)
-		}
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", s.File, err)
 	}
 	return client, nil
 }

@@ -58,7 +58,7 @@ func parse(file string, data []byte, all reader) error {
 	top := value{file: file, line: 1, col: 1}
 	switch broken, ok := errors.AsType[*yaml.LoadError](err); {
 	case ok:
-		return fmt.Errorf("%s:%d:%d: %s", file, max(broken.Mark.Line, 1), max(broken.Mark.Column, 1), broken.Message)
+		return fmt.Errorf("%s:%d:%d: %s; see to the indentation and the quotes here and in the line before", file, max(broken.Mark.Line, 1), max(broken.Mark.Column, 1), broken.Message)
 	case err != nil && err != io.EOF:
 		return fmt.Errorf("%s: %w", file, err)
 	case len(document.Content) > 0:
@@ -339,6 +339,9 @@ func decimals(what string, to *map[string]*apd.Decimal) reader {
 				return err
 			}
 			d, _, err := apd.NewFromString(text)
+			if _, isNumber := wholeNumber(key); err != nil && isNumber && text == "" {
+				return v.errorf("the %s before it is cut at a comma: decimals have a point, as in 1.%s", what, key)
+			}
 			if err != nil {
 				return v.errorf("the %s of %s is not a decimal number: %q", what, key, text)
 			}
