@@ -68,6 +68,22 @@ type Identity struct {
 // are nested at most 100 levels deep.
 type Extra []ExtraField
 
+// UnknownFields returns the names of a record's fields that this package does
+// not know, those of its Attributes as "Attributes.NAME".
+func UnknownFields(r Record) []string {
+	var names []string
+	record, attributes := r.extras()
+	for _, f := range *record {
+		names = append(names, f.Name)
+	}
+	if attributes != nil {
+		for _, f := range *attributes {
+			names = append(names, "Attributes."+f.Name)
+		}
+	}
+	return names
+}
+
 // An ExtraField is one unknown field.
 type ExtraField struct {
 	Name  string

@@ -313,3 +313,16 @@ func TestRationalHelperAgrees(t *testing.T) {
 		t.Error("the test's own rounding is wrong")
 	}
 }
+
+func TestUnknownFields(t *testing.T) {
+	for kind, want := range map[UsageType][]string{Compute: {"Comments", "Attributes.Cpus"}, Storage: {"Comments", "Attributes.Cpus"}, Adjustment: {"Comments", "Attributes"}} {
+		r := NewRecord(kind)
+		if err := json.Unmarshal([]byte(`{"Username":"alice","Comments":"x","Attributes":{"Cpus":4}}`), r); err != nil {
+			t.Fatal(err)
+		}
+		mustEqual(t, string(kind), want, UnknownFields(r))
+	}
+	if names := UnknownFields(validCompute(t)); names != nil {
+		t.Errorf("a record without any has %q", names)
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,17 +19,19 @@ import (
 
 func (p *program) initCommand() *cobra.Command {
 	draft, sacct := siteconfig.Draft{}, "sacct"
+	cpu := siteconfig.DraftResource{Example: "cpu.example.org", TRES: "cpu"}
+	gpu := siteconfig.DraftResource{Example: "gpu.example.org", TRES: "gres/gpu"}
 	cmd := &cobra.Command{
 		Use:     "init --site NAME [FILE]",
 		GroupID: "site",
-		Short:   "Write a first site.yaml, from what Slurm says that there is",
+		Short:   "Write a first site.yaml from what Slurm has",
 		Long: `Write a first site.yaml, with comments, and ask Slurm for what belongs in it: the
-clusters and accounts that sacctmgr knows, the partitions that scontrol knows, and which
-of them have GPUs. The file is site.yaml unless you name another; - is standard output.
-A file that is there already is left alone.
+cluster and its partitions, which of them have GPUs, and the accounts. The file is
+site.yaml unless you name another; - is standard output. A file that is there already
+is left alone.
 
-Where Slurm's programs cannot be asked, the file says what you have to fill in. For
-PBS, HTCondor, Grid Engine and storage see docs/CONFIG.md.`,
+What Slurm's programs do not say, and resources that you do not name, stand in the file
+as comments for you to complete: nothing of them is reported until you do. For PBS, HTCondor, Grid Engine and storage see docs/CONFIG.md.`,
 		Example: `  amieusage init --site PSC
   amieusage init --site PSC --resource bridges2-rm.psc.access-ci.org --gpu-resource bridges2-gpu.psc.access-ci.org /etc/amieusage/site.yaml
   amieusage init --site PSC --sacct /opt/slurm/bin/sacct -`,
@@ -38,21 +41,21 @@ PBS, HTCondor, Grid Engine and storage see docs/CONFIG.md.`,
 			if len(args) > 0 {
 				file = args[0]
 			}
-			return p.init(cmd.Context(), draft, sacct, file)
+			return p.init(cmd.Context(), draft, cpu, gpu, sacct, file)
 		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&draft.Site, "site", "", "the site's name at the service")
 	f.StringVar(&draft.URL, "usage-url", "", "the service's URL (production unless stated)")
-	f.StringVar(&draft.Resource, "resource", "", "the resource that the partitions are at the service")
-	f.StringVar(&draft.GPUResource, "gpu-resource", "", "the resource that the partitions with GPUs are")
+	f.StringVar(&cpu.Name, "resource", "", "the service's name of the resource that the partitions without GPUs are")
+	f.StringVar(&gpu.Name, "gpu-resource", "", "the service's name of the resource that the partitions with GPUs are")
 	f.StringVar(&draft.Zone, "time-zone", "", "the cluster's time zone, as in America/New_York (this machine's unless stated)")
 	f.StringVar(&sacct, "sacct", sacct, "the program; scontrol and sacctmgr stand beside it")
 	_ = cmd.MarkFlagRequired("site")
 	return cmd
 }
 
-func (p *program) init(ctx context.Context, draft siteconfig.Draft, sacct, file string) error {
+func (p *program) init(ctx context.Context, draft siteconfig.Draft, cpu, gpu siteconfig.DraftResource, sacct, file string) error {
 	if err := siteconfig.CheckSiteName(draft.Site); err != nil {
 		return usageError("--site: %w", err)
 	}
@@ -73,12 +76,18 @@ func (p *program) init(ctx context.Context, draft siteconfig.Draft, sacct, file 
 	for _, problem := range problems {
 		fmt.Fprintf(p.stderr, "amieusage: not asked: %s\n", printable(problem.Error()))
 	}
-	draft.Clusters, draft.Accounts = inventory.Clusters, inventory.Accounts
+	draft.Accounts, draft.Cluster = inventory.Accounts, inventory.Cluster
+	draft.Others = slices.DeleteFunc(slices.Clone(inventory.Clusters), func(name string) bool { return name == inventory.Cluster })
 	for _, partition := range inventory.Partitions {
 		if partition.GPUs {
-			draft.GPUPartitions = append(draft.GPUPartitions, partition.Name)
+			gpu.Partitions = append(gpu.Partitions, partition.Name)
 		} else {
-			draft.Partitions = append(draft.Partitions, partition.Name)
+			cpu.Partitions = append(cpu.Partitions, partition.Name)
+		}
+	}
+	for _, r := range []siteconfig.DraftResource{gpu, cpu} {
+		if r.Name != "" || len(r.Partitions) > 0 || len(inventory.Partitions) == 0 {
+			draft.Resources = append(draft.Resources, r)
 		}
 	}
 	text := draft.String()
@@ -101,10 +110,10 @@ func (p *program) init(ctx context.Context, draft siteconfig.Draft, sacct, file 
 		return errors.Join(err, os.Remove(file))
 	}
 	next := []string{"put the API key into " + filepath.Join(filepath.Dir(file), "amieusage.key") + ", chmod 600"}
-	if draft.Resource == "" && draft.GPUResource == "" {
-		next = append([]string{"name the resources in " + file}, next...)
+	if slices.ContainsFunc(draft.Resources, func(r siteconfig.DraftResource) bool { return !r.IsWhole() }) {
+		next = append([]string{"complete the resources in " + file}, next...)
 	}
-	fmt.Fprintf(p.stdout, "%s is written: %d clusters, %d partitions. Next:\n", file, len(inventory.Clusters), len(inventory.Partitions))
+	fmt.Fprintf(p.stdout, "%s is written, with %d partitions. Next:\n", file, len(inventory.Partitions))
 	for _, step := range append(next, "amieusage doctor --config "+file, "amieusage report --config "+file+" --dry-run") {
 		fmt.Fprintf(p.stdout, "  %s\n", step)
 	}

@@ -50,7 +50,7 @@ is none of the record's is told: it may be misspelt, and nothing is charged by i
 				for item, err := range readRecords(name, in) {
 					if err == nil {
 						result.Valid++
-						for _, field := range unknownFields(item.Record) {
+						for _, field := range amieusage.UnknownFields(item.Record) {
 							tell(&result.Warnings, fmt.Sprintf("%s: warning: a %s record has no field %s: nothing is charged by it", item.Place, item.Record.UsageType(), field))
 						}
 						continue
@@ -77,28 +77,4 @@ is none of the record's is told: it may be misspelt, and nothing is charged by i
 	}
 	output.add(cmd)
 	return cmd
-}
-
-// unknownFields are the names of a record's fields that the Usage API does not know.
-func unknownFields(r amieusage.Record) []string {
-	var lists [2]amieusage.Extra
-	switch r := r.(type) {
-	case *amieusage.ComputeRecord:
-		lists = [2]amieusage.Extra{r.Extra, r.ExtraAttributes}
-	case *amieusage.StorageRecord:
-		lists = [2]amieusage.Extra{r.Extra, r.ExtraAttributes}
-	case *amieusage.AdjustmentRecord:
-		lists[0] = r.Extra
-	}
-	var names []string
-	for i, list := range lists {
-		for _, f := range list {
-			name := f.Name
-			if i == 1 {
-				name = "Attributes." + name
-			}
-			names = append(names, name)
-		}
-	}
-	return names
 }

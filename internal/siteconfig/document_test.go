@@ -1,7 +1,6 @@
 package siteconfig
 
 import (
-	"maps"
 	"os"
 	"regexp"
 	"slices"
@@ -39,11 +38,12 @@ func documented(t *testing.T, text string) map[string][]string {
 	return keys
 }
 
+// sorted sorts the places.
 func sorted(keys map[string][]string) map[string][]string {
 	for _, places := range keys {
 		slices.Sort(places)
 	}
-	return maps.Clone(keys)
+	return keys
 }
 
 // TestDocument holds docs/CONFIG.md against the readers: every key, and every example.

@@ -1,6 +1,7 @@
 package siteconfig
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -10,14 +11,24 @@ import (
 // A Draft is what a first site.yaml is made of.
 type Draft struct {
 	Site, URL, Zone string
-	Sacct           string // where it is no usual place
-	Clusters        []string
-	// Partitions are of the cluster, those with GPUs apart from the others; none: they are not known.
-	Partitions, GPUPartitions []string
-	Accounts                  []string
-	// Resource and GPUResource are their names at the service; "": they are not known, and stand there to be filled in.
-	Resource, GPUResource string
+	Sacct           string   // where it is no usual place
+	Cluster         string   // whose jobs are reported; "": it is not known
+	Others          []string // clusters that are in the same accounting
+	Accounts        []string
+	Resources       []DraftResource
 }
+
+// A DraftResource is a resource, as far as it is known.
+type DraftResource struct {
+	Name       string // at the service; "": it is not known
+	Example    string // of such a name
+	Partitions []string
+	TRES       string // that is charged
+}
+
+// IsWhole reports whether all of it is known. What is not whole stands in the file as a comment: a resource without
+// partitions would take every job.
+func (r *DraftResource) IsWhole() bool { return r.Name != "" && len(r.Partitions) > 0 }
 
 // maxNamed is how many names a comment lists.
 const maxNamed = 20
@@ -44,10 +55,13 @@ func (d Draft) String() string {
 	if d.Sacct != "" {
 		slurm = append(slurm, "sacct: "+quoted(d.Sacct))
 	}
-	if len(d.Clusters) > 0 {
-		slurm = append(slurm, "clusters: "+flow(d.Clusters))
+	if d.Cluster != "" {
+		slurm = append(slurm, "clusters: "+flow([]string{d.Cluster}))
 	}
 	line("slurm: {%s}", strings.Join(slurm, ", "))
+	if len(d.Others) > 0 {
+		line("# In the same accounting: %s. Jobs of clusters that are not named are not asked for.", listed(d.Others))
+	}
 	line("")
 	line("# Which jobs ran on which resource, and what an hour costs. The first that matches wins; a job that matches")
 	line("# none is skipped, and counted.")
@@ -68,33 +82,23 @@ func (d Draft) String() string {
 }
 
 func (d Draft) resources(line func(format string, args ...any)) {
-	named := d.Resource != "" || d.GPUResource != ""
-	mark := "# "
-	if named {
-		line("resources:")
-		mark = "  # "
-	} else {
-		line("# Name the resource as the service knows it, and take the # away; until then nothing is reported.")
-		line("# resources:")
+	top := "# resources:"
+	if slices.ContainsFunc(d.Resources, func(r DraftResource) bool { return r.IsWhole() }) {
+		top = "resources:"
 	}
-	one := func(name, example string, partitions []string, tres string) {
-		at := mark
-		if name != "" {
-			at = "  "
-		} else if name = example; !named {
-			at = "#   "
+	if slices.ContainsFunc(d.Resources, func(r DraftResource) bool { return !r.IsWhole() }) {
+		line("# Complete the lines with a #, and take it away: until then nothing of them is reported.")
+	}
+	line("%s", top)
+	for _, r := range d.Resources {
+		mark, name, partitions := "  ", cmp.Or(r.Name, r.Example), r.Partitions
+		if !r.IsWhole() {
+			mark = "#   "
 		}
-		where := ""
-		if len(partitions) > 0 {
-			where = "partitions: " + flow(partitions) + ", "
+		if len(partitions) == 0 {
+			partitions = []string{"PARTITION"}
 		}
-		line("%s- {resource: %s, %scharge: {per_hour: {%s: 1}}}", at, quoted(name), where, tres)
-	}
-	if len(d.GPUPartitions) > 0 || d.GPUResource != "" {
-		one(d.GPUResource, "gpu.example.org", d.GPUPartitions, "gres/gpu")
-	}
-	if len(d.Partitions) > 0 || len(d.GPUPartitions) == 0 && d.GPUResource == "" || d.Resource != "" {
-		one(d.Resource, "cpu.example.org", d.Partitions, "cpu")
+		line("%s- {resource: %s, partitions: %s, charge: {per_hour: {%s: 1}}}", mark, quoted(name), flow(partitions), r.TRES)
 	}
 }
 

@@ -8,55 +8,58 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestDraftIsRead: whatever Slurm calls its partitions and accounts, a first site.yaml is one, and says of them what it was
-// given.
+// TestDraftIsRead: whatever Slurm calls its clusters, partitions and accounts, a first site.yaml is one. It reports the
+// resources that are known, each of its own partitions, and the others as soon as the marks before them are taken away.
 func TestDraftIsRead(t *testing.T) {
 	name := rapid.OneOf(rapid.StringMatching(`[A-Za-z0-9_.@-]{1,12}`), rapid.SampledFrom([]string{"true", "1e3", "0", "GPU*", "null", "a: b", "#x", "x #y", "\"", "'", "{", "é", "\u202e", "a\nb", "-"}))
-	names := rapid.SliceOfNDistinct(name, 0, 4, rapid.ID)
+	names := rapid.SliceOfNDistinct(name, 0, 25, rapid.ID)
+	plain := rapid.SliceOfNDistinct(rapid.StringMatching(`[A-Za-z0-9_.@-]{1,12}`), 0, 4, rapid.ID) // a partition is a pattern
 	rapid.Check(t, func(t *rapid.T) {
 		d := Draft{
 			Site: "PSC", Zone: "America/New_York", URL: rapid.SampledFrom([]string{"", "http://127.0.0.1:8642/api/v1"}).Draw(t, "url"),
-			Sacct: rapid.SampledFrom([]string{"", "/opt/slurm 24/bin/sacct"}).Draw(t, "sacct"), Clusters: names.Draw(t, "clusters"), Accounts: names.Draw(t, "accounts"),
-			Resource: rapid.SampledFrom([]string{"", "rm.psc.example.org"}).Draw(t, "resource"), GPUResource: rapid.SampledFrom([]string{"", "gpu.psc.example.org"}).Draw(t, "gpu"),
+			Sacct:   rapid.SampledFrom([]string{"", "/opt/slurm 24/bin/sacct"}).Draw(t, "sacct"),
+			Cluster: rapid.OneOf(rapid.Just(""), name).Draw(t, "cluster"), Others: names.Draw(t, "others"), Accounts: names.Draw(t, "accounts"),
 		}
-		plain := rapid.StringMatching(`[A-Za-z0-9_.@-]{1,12}`) // a partition is a pattern
-		d.Partitions = rapid.SliceOfNDistinct(plain, 0, 4, rapid.ID).Draw(t, "partitions")
-		d.GPUPartitions = rapid.SliceOfNDistinct(plain, 0, 4, rapid.ID).Draw(t, "GPU partitions")
-		text := d.String()
-		s, err := ParseSite("site.yaml", []byte(text))
-		if err != nil {
-			t.Fatalf("%v in\n%s", err, text)
-		}
-		if !slices.Equal(s.Slurm.Clusters, d.Clusters) || d.Sacct != "" && s.Slurm.Sacct != d.Sacct || d.URL != "" && s.UsageURL != d.URL {
-			t.Fatalf("it says something else:\n%s", text)
-		}
-		var resources []string
-		for _, r := range s.Rules.Resources {
-			resources = append(resources, r.Name)
-			want := d.Partitions
-			if r.Name == d.GPUResource {
-				want = d.GPUPartitions
+		var whole, all []DraftResource
+		for _, r := range []DraftResource{{Example: "gpu.example.org", TRES: "gres/gpu"}, {Example: "cpu.example.org", TRES: "cpu"}} {
+			r.Name = rapid.SampledFrom([]string{"", "known." + r.Example}).Draw(t, "name")
+			r.Partitions = plain.Draw(t, "partitions")
+			if d.Resources = append(d.Resources, r); r.IsWhole() {
+				whole = append(whole, r)
 			}
-			if !slices.Equal(r.Match.Partitions, want) {
-				t.Fatalf("resource %s is of partitions %q, want %q, in\n%s", r.Name, r.Match.Partitions, want, text)
+			if r.Name == "" {
+				r.Name = r.Example
 			}
+			if len(r.Partitions) == 0 {
+				r.Partitions = []string{"PARTITION"}
+			}
+			all = append(all, r)
 		}
-		want := slices.DeleteFunc([]string{d.GPUResource, d.Resource}, func(s string) bool { return s == "" })
-		if !slices.Equal(resources, want) {
-			t.Fatalf("resources %q, want %q, in\n%s", resources, want, text)
-		}
-		// With the marks of the examples taken away, it is one as well.
-		if len(want) == 0 {
-			lines := strings.Split(text, "\n")
-			for i, line := range lines {
-				if line == "# resources:" || strings.HasPrefix(line, "#   - {resource: ") {
-					lines[i] = line[2:]
+		check := func(text string, want []DraftResource) {
+			s, err := ParseSite("site.yaml", []byte(text))
+			if err != nil {
+				t.Fatalf("%v in\n%s", err, text)
+			}
+			if d.Cluster != "" && !slices.Equal(s.Slurm.Clusters, []string{d.Cluster}) || d.Sacct != "" && s.Slurm.Sacct != d.Sacct || d.URL != "" && s.UsageURL != d.URL {
+				t.Fatalf("it says something else:\n%s", text)
+			}
+			if len(s.Rules.Resources) != len(want) {
+				t.Fatalf("%d resources, want %d, in\n%s", len(s.Rules.Resources), len(want), text)
+			}
+			for i, r := range s.Rules.Resources {
+				if _, charged := r.Rates[0].PerHour[want[i].TRES]; r.Name != want[i].Name || !slices.Equal(r.Match.Partitions, want[i].Partitions) || !charged {
+					t.Fatalf("resource %s is of partitions %q, want %+v, in\n%s", r.Name, r.Match.Partitions, want[i], text)
 				}
 			}
-			s, err := ParseSite("site.yaml", []byte(strings.Join(lines, "\n")))
-			if err != nil || len(s.Rules.Resources) == 0 {
-				t.Fatalf("%v in\n%s", err, strings.Join(lines, "\n"))
+		}
+		text := d.String()
+		check(text, whole)
+		lines := strings.Split(text, "\n")
+		for i, line := range lines {
+			if line == "# resources:" || strings.HasPrefix(line, "#   - {resource: ") {
+				lines[i] = line[2:]
 			}
 		}
+		check(strings.Join(lines, "\n"), all)
 	})
 }

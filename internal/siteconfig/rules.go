@@ -239,6 +239,9 @@ func (r *ruleFile) rewrite(i int, v value) error {
 	if w.Match == nil {
 		return v.errorf("rewrite %d has no match, as in {match: ^pn_(.*)$, to: $1}", i+1)
 	}
+	if w.To == "" {
+		return v.errorf("rewrite %d has no to: say what the project is, as in {match: ^pn_(.*)$, to: $1}", i+1)
+	}
 	r.rules.Projects.Rewrite = append(r.rules.Projects.Rewrite, w)
 	return nil
 }

@@ -8,38 +8,39 @@ import (
 
 // An Inventory is what there is to charge for.
 type Inventory struct {
-	Clusters   []string
-	Partitions []Partition
-	Accounts   []string
+	Cluster    string      // whose partitions these are; "": it is not known
+	Clusters   []string    // all that are in the accounting
+	Partitions []Partition // of Cluster
+	Accounts   []string    // without root
 }
 
-// A Partition is one of the cluster that scontrol speaks of.
+// A Partition is a partition of a cluster.
 type Partition struct {
 	Name string
 	GPUs bool // its nodes have gres/gpu
 }
 
-// maxInventory is how many names of a kind are kept.
-const maxInventory = 1000
-
-// Inventory asks sacctmgr and scontrol, which stand beside sacct. problems say what could not be asked; the rest is there.
+// Inventory asks scontrol and sacctmgr, which stand beside sacct. problems say what could not be asked; the rest is there.
 func (s *Sacct) Inventory(ctx context.Context) (i Inventory, problems []error) {
-	names := func(what, column string) []string {
-		out, err := s.beside(ctx, "sacctmgr", "--noheader", "--parsable2", "show", what, "format="+column)
+	note := func(err error) {
 		if err != nil {
 			problems = append(problems, err)
 		}
+	}
+	names := func(what string) []string {
+		out, err := s.beside(ctx, "sacctmgr", "--noheader", "--parsable2", "show", what, "format="+what)
+		note(err)
 		names := strings.Fields(out)
 		slices.Sort(names)
-		names = slices.Compact(names)
-		return names[:min(len(names), maxInventory)]
+		return slices.Compact(names)
 	}
-	i.Clusters = names("cluster", "cluster")
-	i.Accounts = slices.DeleteFunc(names("account", "account"), func(name string) bool { return name == "root" })
+	i.Clusters = names("cluster")
+	i.Accounts = slices.DeleteFunc(names("account"), func(name string) bool { return name == "root" })
+	config, err := s.ask(ctx, "scontrol", "show", "config")
+	note(err)
+	i.Cluster = config["clustername"]
 	out, err := s.beside(ctx, "scontrol", "--oneliner", "show", "partition")
-	if err != nil {
-		problems = append(problems, err)
-	}
+	note(err)
 	for line := range strings.Lines(out) {
 		var p Partition
 		for field := range strings.FieldsSeq(line) {
@@ -50,7 +51,7 @@ func (s *Sacct) Inventory(ctx context.Context) (i Inventory, problems []error) {
 				p.GPUs = strings.Contains(value, "gres/gpu")
 			}
 		}
-		if p.Name != "" && len(i.Partitions) < maxInventory {
+		if p.Name != "" {
 			i.Partitions = append(i.Partitions, p)
 		}
 	}

@@ -1,10 +1,9 @@
 package slurm
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"os/exec"
+	"io"
 	"path/filepath"
 	"strings"
 
@@ -67,19 +66,13 @@ func (s *Sacct) beside(ctx context.Context, program string, args ...string) (str
 	if strings.ContainsRune(s.Path, filepath.Separator) {
 		path = filepath.Join(filepath.Dir(s.Path), program)
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, s.timeout(), errTimeout)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Env, cmd.WaitDelay = append(command.Environment(), "LC_ALL=C"), command.Wait
-	command.EndGroup(cmd)
-	var out bytes.Buffer
-	messages := new(command.Tail)
-	cmd.Stdout, cmd.Stderr = &out, messages
-	if err := cmd.Run(); err != nil {
-		if said := strings.Join(messages.Lines(), " / "); said != "" {
-			err = fmt.Errorf("%w: %s", err, said)
-		}
+	var out []byte
+	_, err := command.Read(ctx, s.timeout(), path, args, func(r io.Reader) (err error) {
+		out, err = io.ReadAll(r)
+		return err
+	})
+	if err != nil {
 		return "", fmt.Errorf("%s: %w", program, err)
 	}
-	return out.String(), nil
+	return string(out), nil
 }
