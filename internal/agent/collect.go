@@ -165,7 +165,7 @@ func (c *collecting) isNamed(ctx context.Context, job *scheduler.Job, today *sit
 func (c *collecting) tellOthers() {
 	for _, cluster := range slices.Sorted(maps.Keys(c.others)) {
 		c.problem(Problem{Kind: "bad", Reason: fmt.Sprintf("%d jobs are of cluster %s, and others of %s: they are not sent; name the cluster in site.yaml, "+
-			"under match: clusters: of the resource that they ran on, or under slurm: clusters:", c.others[cluster], cluster, c.home)})
+			"under match: clusters: of the resource that they ran on, or in its section, as in slurm: clusters: or pbs: clusters:", c.others[cluster], cluster, c.home)})
 	}
 }
 
@@ -388,7 +388,7 @@ func otherCluster(r *outbox.Reading, known *outbox.Entry) Problem {
 	return Problem{
 		Kind: "bad", Place: r.Job.Place.String(),
 		Reason: r.Job.Place.String() + ": job " + r.Job.DisplayID + " of cluster " + r.Job.Cluster + " has the id and submit time of one of cluster " +
-			known.Job.Facts.Cluster + ": it is not sent; give jobs ids of their own (local_record_id: \"{cluster}-{job_id}\"), or name the cluster in slurm: clusters",
+			known.Job.Facts.Cluster + ": it is not sent; give jobs ids of their own (local_record_id: \"{cluster}-{job_id}\"), or name the cluster in its section, as in slurm: clusters: or pbs: clusters:",
 	}
 }
 
