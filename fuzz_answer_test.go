@@ -36,11 +36,15 @@ func FuzzQuery(f *testing.F) {
 		limit, limitOK := slowParameter(v.Get("Limit"), 1, MaxLoadedPage)
 		offset, offsetOK := slowParameter(v.Get("Offset"), 0, 1<<63-1)
 		since, sinceOK := slowTimeParameter(v.Get("MinLoadedTime"))
-		if ok := limitOK && offsetOK && sinceOK && (offset == 0 || v.Get("Cursor") == ""); ok != (err == nil) {
+		usedFrom, usedFromOK := slowTimeParameter(v.Get("FromTime"))
+		usedTo, usedToOK := slowTimeParameter(v.Get("ToTime"))
+		usedOK := usedFromOK && usedToOK && (usedFrom.IsZero() || usedTo.IsZero() || !usedTo.Before(usedFrom))
+		if ok := limitOK && offsetOK && sinceOK && usedOK && (offset == 0 || v.Get("Cursor") == ""); ok != (err == nil) {
 			t.Fatalf("%q: %v", raw, err)
 		}
 		if err == nil {
-			mustBeSame(t, LoadedQuery{since, v.Get("LocalRecordID"), int(limit), offset, v.Get("Cursor")}, loaded)
+			mustBeSame(t, LoadedQuery{since, v.Get("LocalRecordID"), v.Get("LocalProjectID"), v.Get("Username"), usedFrom, usedTo,
+				int(limit), offset, v.Get("Cursor")}, loaded)
 			again, err := ParseLoadedQuery(written(loaded.Values()))
 			if err != nil {
 				t.Fatal(err)

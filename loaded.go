@@ -16,6 +16,12 @@ type LoadedQuery struct {
 	MinLoadedTime time.Time
 	// LocalRecordID selects the records of this id; "": all.
 	LocalRecordID string
+	// LocalProjectID and Username select the records of a project and of a user;
+	// "": all. From and To select those of usage in [From, To), by their times of
+	// usage (see [Record]); zero: no limit. A loaded record says nothing of these:
+	// only the service can choose by them, and amieusage's own does.
+	LocalProjectID, Username string
+	From, To                 time.Time
 	// PageSize is the length of a page, at most [MaxLoadedPage]; 0: the service's
 	// choice.
 	PageSize int
@@ -34,12 +40,26 @@ func (q LoadedQuery) Values() url.Values {
 	if q.LocalRecordID != "" {
 		v.Set("LocalRecordID", q.LocalRecordID)
 	}
+	if q.LocalProjectID != "" {
+		v.Set("LocalProjectID", q.LocalProjectID)
+	}
+	if q.Username != "" {
+		v.Set("Username", q.Username)
+	}
+	setTime(v, "FromTime", q.From)
+	setTime(v, "ToTime", q.To)
 	setNumber(v, "Limit", int64(q.PageSize))
 	setNumber(v, "Offset", q.Offset)
 	if q.Cursor != "" {
 		v.Set("Cursor", q.Cursor)
 	}
 	return v
+}
+
+// OnlyServiceKnows reports whether the query selects by what a loaded record does
+// not say: project, user or time of usage.
+func (q LoadedQuery) OnlyServiceKnows() bool {
+	return q.LocalProjectID != "" || q.Username != "" || !q.From.IsZero() || !q.To.IsZero()
 }
 
 // Selects reports whether the query is for the record, apart from pages. What a
@@ -52,8 +72,20 @@ func (q LoadedQuery) Selects(r LoadedRecord) bool {
 // ParseLoadedQuery reads the parameters of GET {base}/usage/loaded. The error
 // is a [*Error] with [CodeInvalid].
 func ParseLoadedQuery(v url.Values) (LoadedQuery, error) {
-	q := LoadedQuery{LocalRecordID: v.Get("LocalRecordID"), Cursor: v.Get("Cursor")}
+	q := LoadedQuery{
+		LocalRecordID: v.Get("LocalRecordID"), LocalProjectID: v.Get("LocalProjectID"), Username: v.Get("Username"),
+		Cursor: v.Get("Cursor"),
+	}
 	var err error
+	if q.From, err = timeParameter(v, "FromTime"); err != nil {
+		return q, err
+	}
+	if q.To, err = timeParameter(v, "ToTime"); err != nil {
+		return q, err
+	}
+	if err := checkPeriod("FromTime", q.From, "ToTime", q.To); err != nil {
+		return q, err
+	}
 	if q.MinLoadedTime, err = timeParameter(v, "MinLoadedTime"); err != nil {
 		return q, err
 	}

@@ -8,7 +8,6 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/amieusage/amieusage"
 )
@@ -27,8 +26,9 @@ const usualPage = 10_000
 // nobody has published what they do: the list may stand in an object; pages may
 // be shorter than was asked for, and are counted by Offset up to an empty one, or
 // one that is the same again; parameters that are refused with status 400 are
-// left out; and what the query does not select is left out here as well. Where
-// pages are counted, a record may come twice or not at all when others are loaded
+// left out; and what the query does not select is left out here as well. A query by
+// project, user or time of usage is an error of [amieusage.CodeInvalid] where the
+// service is not amieusage's own: a record does not say whose it is. Where pages are counted, a record may come twice or not at all when others are loaded
 // meanwhile.
 func (c *Client) AllLoaded(ctx context.Context, q amieusage.LoadedQuery) iter.Seq2[amieusage.LoadedRecord, error] {
 	if q.PageSize == 0 {
@@ -75,7 +75,7 @@ func (p paramSet) values(q amieusage.LoadedQuery) url.Values {
 	case withoutMax:
 		q.PageSize = 0
 	case onlyPage:
-		q.MinLoadedTime, q.LocalRecordID = time.Time{}, ""
+		q = amieusage.LoadedQuery{PageSize: q.PageSize, Offset: q.Offset, Cursor: q.Cursor}
 	case noParams:
 		q = amieusage.LoadedQuery{}
 	}
@@ -96,6 +96,13 @@ func (c *Client) loadedPage(ctx context.Context, q amieusage.LoadedQuery, first 
 			return nil, err
 		}
 		c.met.loadedParams.Store(int32(p))
+		if q.OnlyServiceKnows() && a.header.Get(amieusage.HeaderService) == "" {
+			return nil, &amieusage.Error{
+				Code:    amieusage.CodeInvalid,
+				Message: "this service does not choose loaded records by project, user or time of usage",
+				Hint:    "ask for all of them, or by LocalRecordID or time of loading",
+			}
+		}
 		page := &loadedPage{next: nextPage(a.header).Get("Cursor"), request: r, answer: a}
 		return page, c.decode(r, a, 0, &page.records)
 	}

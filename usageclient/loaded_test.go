@@ -290,3 +290,30 @@ func TestStatusAndSummary(t *testing.T) {
 		}
 	}
 }
+
+// Only amieusage's own service can choose by what a loaded record does not say: from
+// another one, records of all projects would come.
+func TestLoadedByProject(t *testing.T) {
+	queries := []amieusage.LoadedQuery{{LocalProjectID: "p"}, {Username: "u"}, {From: time.Unix(1, 0)}, {To: time.Unix(1, 0)}}
+	for _, own := range []bool{true, false} {
+		var requests []url.Values
+		c := serve(t, loadedServer(2, own, &requests))
+		for _, q := range queries {
+			n := 0
+			for _, err := range c.AllLoaded(context.Background(), q) {
+				if code := amieusage.CodeOf(err); own && err != nil || !own && code != amieusage.CodeInvalid {
+					t.Errorf("%+v: own %t, error %v", q, own, err)
+				}
+				if err == nil {
+					n++
+				}
+			}
+			if want := map[bool]int{true: 2}[own]; n != want {
+				t.Errorf("%+v: own %t, %d records, want %d", q, own, n, want)
+			}
+			if got := requests[len(requests)-1]; got.Get("LocalProjectID") != q.LocalProjectID || got.Get("Username") != q.Username {
+				t.Errorf("%+v was asked for by %v", q, got)
+			}
+		}
+	}
+}

@@ -107,11 +107,15 @@ func (p *program) adjustTypeCommand(kind amieusage.AdjustmentType, short string)
 
 // parse checks the flags and completes the record.
 func (a *adjustCommand) parse() (err error) {
+	config, err := a.flags.load()
+	if err != nil {
+		return err
+	}
 	if a.record.Charge, err = amieusage.ParseCharge(a.charge); err != nil {
 		return usageError("--charge %w", err)
 	}
-	if a.record.StartTime, err = amieusage.ParseTime(a.time); err != nil {
-		return usageError("--time %w", err)
+	if a.record.StartTime, err = timeFlag("time", a.time, config.Zone); err != nil {
+		return err
 	}
 	if a.record.LocalRecordID == "" {
 		sum := sha256.Sum256(a.record.AppendJSON(nil))

@@ -42,7 +42,7 @@ func (p *program) noteNow(comment string) outbox.Note {
 // decide applies a decision to the records that are named or filtered. It
 // returns those that were decided about, as they were.
 func (d *decideCommand) decide(ctx context.Context, args []string, rule func(e outbox.Entry) (outbox.Write, bool, error)) ([]outbox.Entry, error) {
-	if err := d.filter.parse(); err != nil {
+	if err := d.filter.parse(&d.flags); err != nil {
 		return nil, err
 	}
 	if len(args) == 0 && !d.filter.isSet() {
@@ -274,7 +274,7 @@ ledger was restored from a backup, it gets all that it has not by
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
-			if err := d.filter.parse(); err != nil {
+			if err := d.filter.parse(&d.flags); err != nil {
 				return err
 			}
 			if len(args) == 0 && !d.filter.isSet() {

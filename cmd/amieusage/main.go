@@ -103,8 +103,13 @@ func usageError(format string, args ...any) error {
 
 // errorText returns the error's text, in the words of who runs the program.
 func errorText(ctx context.Context, err error) string {
-	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		return err.Error() + "; in site.yaml: ca_file names a file of them"
+	if e, ok := errors.AsType[*usageclient.Error](err); ok {
+		switch _, untrusted := errors.AsType[*tls.CertificateVerificationError](err); {
+		case untrusted:
+			return withHint(err, e, "in site.yaml, ca_file names a file of the authorities that are trusted")
+		case e.Code == amieusage.CodeUnauthorized || e.Code == amieusage.CodeForbidden:
+			return withHint(err, e, "check site and api_key_file in site.yaml, or site_name and api_key in config.ini")
+		}
 	}
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return "interrupted"
@@ -113,6 +118,15 @@ func errorText(ctx context.Context, err error) string {
 		return err.Error() + "; where the network is slow, in site.yaml: request_timeout, max_request_bytes"
 	}
 	return err.Error()
+}
+
+// withHint returns the error's text with a hint for who runs the program, in place
+// of the one in e, which is for who writes one.
+func withHint(err error, e *usageclient.Error, hint string) string {
+	if e.Hint == "" {
+		return err.Error() + "; " + hint
+	}
+	return strings.Replace(err.Error(), e.Hint, hint, 1)
 }
 
 // exitStatus returns the status that tells a script what kind of failure it

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -35,32 +36,6 @@ func (q *queryCommand) ask(ctx context.Context, work func(ctx context.Context, c
 	return work(ctx, client)
 }
 
-// A periodFlags are the flags that limit an answer to a time.
-type periodFlags struct{ from, to string }
-
-func (f *periodFlags) add(cmd *cobra.Command, what string) {
-	cmd.Flags().StringVar(&f.from, "from", "", "only what was "+what+" at or after this time: 2026-10-01, or with a time of day and offset")
-	cmd.Flags().StringVar(&f.to, "to", "", "only what was "+what+" before this time")
-}
-
-func (f *periodFlags) times() (from, to time.Time, err error) {
-	for _, t := range []struct {
-		flag, text string
-		to         *time.Time
-	}{{"--from", f.from, &from}, {"--to", f.to, &to}} {
-		if t.text == "" {
-			continue
-		}
-		if *t.to, err = amieusage.ParseTime(t.text); err != nil {
-			return from, to, usageError("%s %w", t.flag, err)
-		}
-	}
-	if f.from != "" && f.to != "" && from.After(to) {
-		return from, to, usageError("--from must not be after --to")
-	}
-	return from, to, nil
-}
-
 func (p *program) statusCommand() *cobra.Command {
 	q := &queryCommand{siteCommand{program: p}}
 	var period periodFlags
@@ -72,14 +47,15 @@ func (p *program) statusCommand() *cobra.Command {
 and what failed, grouped by reason. Without times: the last 30 days, by time of
 loading.`,
 		Example: `  amieusage status --config site.yaml
+  amieusage status --config site.yaml --month 2026-10
   amieusage status --config config.ini --section PSC --from 2026-10-01 --to 2026-11-01 -o json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			from, to, err := period.times()
-			if err != nil {
-				return err
-			}
 			return q.ask(cmd.Context(), func(ctx context.Context, client *usageclient.Client) error {
+				from, to, err := period.times(q.config.Zone)
+				if err != nil {
+					return err
+				}
 				status, err := client.Status(ctx, amieusage.StatusQuery{From: from, To: to})
 				if err != nil {
 					return err
@@ -105,7 +81,7 @@ loading.`,
 		},
 	}
 	q.add(cmd)
-	period.add(cmd, "loaded")
+	period.add(cmd, "from", "to", "only what was loaded")
 	return cmd
 }
 
@@ -153,24 +129,29 @@ func failedLine(f amieusage.FailedRecord) string {
 
 func (p *program) loadedCommand() *cobra.Command {
 	q := &queryCommand{siteCommand{program: p}}
-	var since, recordID string
+	var query amieusage.LoadedQuery
+	var period periodFlags
+	var since string
 	var limit int
 	cmd := &cobra.Command{
 		Use:     "loaded --config site.yaml",
 		GroupID: "api",
 		Short:   "List the records in the service's ledger",
+		Long: `List the records in the service's ledger, each in its newest revision, in order of
+loading. --user, --project, --from, --to and --month are for amieusage's own
+service: another one does not say whose a loaded record is.`,
 		Example: `  amieusage loaded --config site.yaml --since 2026-10-01
+  amieusage loaded --config site.yaml --project p.abc123456.000 --user mira --month 2026-10
   amieusage loaded --config site.yaml --record 4711 -o json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			query := amieusage.LoadedQuery{LocalRecordID: recordID}
-			if since != "" {
-				var err error
-				if query.MinLoadedTime, err = amieusage.ParseTime(since); err != nil {
-					return usageError("--since %w", err)
+			return q.ask(cmd.Context(), func(ctx context.Context, client *usageclient.Client) (err error) {
+				if query.MinLoadedTime, err = timeFlag("since", since, q.config.Zone); err != nil {
+					return err
 				}
-			}
-			return q.ask(cmd.Context(), func(ctx context.Context, client *usageclient.Client) error {
+				if query.From, query.To, err = period.times(q.config.Zone); err != nil {
+					return err
+				}
 				out := newRowWriter(q.program, q.output, "NUMBER", "TYPE", "RECORD", "RESOURCE", "SUBMITTED", "LOADED", "CHARGE")
 				n := 0
 				for r, err := range client.AllLoaded(ctx, query) {
@@ -193,7 +174,10 @@ func (p *program) loadedCommand() *cobra.Command {
 	}
 	q.add(cmd)
 	cmd.Flags().StringVar(&since, "since", "", "only records loaded at or after this time")
-	cmd.Flags().StringVar(&recordID, "record", "", "only records of this LocalRecordID")
+	cmd.Flags().StringVar(&query.LocalRecordID, "record", "", "only records of this LocalRecordID")
+	cmd.Flags().StringVar(&query.Username, "user", "", "only records of this user")
+	cmd.Flags().StringVar(&query.LocalProjectID, "project", "", "only records of this project")
+	period.add(cmd, "from", "to", "only usage")
 	cmd.Flags().IntVar(&limit, "limit", 0, "at most this many records; 0: all")
 	return cmd
 }
@@ -209,9 +193,11 @@ func (p *program) summaryCommand() *cobra.Command {
 		Short:   "Sum up usage by resource, project, user, day, month or type",
 		Long: `Sum up the usage in the service's ledger, grouped by any of resource, project,
 user, day, month and usage-type, by time of usage. Rows that are projects also
-show what the project was allocated, and what remains over all time. With --csv,
-names that a spreadsheet would take for formulas have an apostrophe before them.`,
-		Example: `  amieusage summary --config site.yaml --by project
+show what the project was allocated, and what remains over all time. Days and
+months are those of UTC, and with --by day or month the flags' dates are, too.
+With --csv, names that a spreadsheet would take for formulas have an apostrophe
+before them.`,
+		Example: `  amieusage summary --config site.yaml --by project --month 2026-11
   amieusage summary --config site.yaml --by resource,month --from 2026-01-01
   amieusage summary --config site.yaml --by project,user --csv > usage.csv`,
 		Args: cobra.NoArgs,
@@ -220,11 +206,15 @@ names that a spreadsheet would take for formulas have an apostrophe before them.
 			if err != nil {
 				return &statusError{exitUsage, err}
 			}
-			from, to, err := period.times()
-			if err != nil {
-				return err
-			}
 			return q.ask(cmd.Context(), func(ctx context.Context, client *usageclient.Client) error {
+				zone := q.config.Zone
+				if slices.Contains(keys, amieusage.ByDay) || slices.Contains(keys, amieusage.ByMonth) {
+					zone = time.UTC // as the rows are
+				}
+				from, to, err := period.times(zone)
+				if err != nil {
+					return err
+				}
 				summary, err := client.Summary(ctx, amieusage.SummaryQuery{GroupBy: keys, From: from, To: to})
 				if err != nil {
 					return err
@@ -242,7 +232,7 @@ names that a spreadsheet would take for formulas have an apostrophe before them.
 		},
 	}
 	q.add(cmd)
-	period.add(cmd, "used")
+	period.add(cmd, "from", "to", "only what was used")
 	cmd.Flags().StringVar(&by, "by", string(amieusage.ByResource), "what to group by, joined by commas: resource, project, user, day, month, usage-type")
 	cmd.Flags().BoolVar(&asCSV, "csv", false, "comma-separated values instead")
 	cmd.MarkFlagsMutuallyExclusive("csv", "output")

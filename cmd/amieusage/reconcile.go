@@ -25,16 +25,16 @@ import (
 // A reconcileCommand is one run of reconcile.
 type reconcileCommand struct {
 	siteCommand
-	dumps        dumpFlags
-	since, until string
-	period       agent.Period
-	refunds      map[amieusage.Identity]amieusage.Charge // of jobs, on any resource
+	dumps   dumpFlags
+	flagged periodFlags
+	period  agent.Period
+	refunds map[amieusage.Identity]amieusage.Charge // of jobs, on any resource
 }
 
 func (p *program) reconcileCommand() *cobra.Command {
 	r := &reconcileCommand{siteCommand: siteCommand{program: p}}
 	cmd := &cobra.Command{
-		Use:     "reconcile --config site.yaml --since TIME [--until TIME] [--from-file DUMP...]",
+		Use:     "reconcile --config site.yaml {--since TIME [--until TIME] | --month MONTH} [--from-file DUMP...]",
 		GroupID: "site",
 		Short:   "Compare the accounting, the outbox and the service, record by record",
 		Long: `Compare what the scheduler's accounting, the outbox and the service have of a
@@ -62,7 +62,7 @@ is compared lies in a temporary file (TMPDIR).
 Exit status: 0 no difference, 1 there are some or some rows cannot be read, 2
 bad usage or configuration, or it could not be compared, 3 the service was not
 reached.`,
-		Example: `  amieusage reconcile --config site.yaml --since 2026-10-01 --until 2026-11-01
+		Example: `  amieusage reconcile --config site.yaml --month 2026-10
   amieusage reconcile --config site.yaml --since 2026-10-01 --from-file dump.psv -o csv > differences.csv`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 && len(r.dumps.files) == 0 {
@@ -72,11 +72,11 @@ reached.`,
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r.dumps.files = append(r.dumps.files, args...)
-			if err := r.check(); err != nil {
-				return err
-			}
 			config, err := r.flags.load()
 			if err != nil {
+				return err
+			}
+			if err := r.check(config.Zone); err != nil {
 				return err
 			}
 			if !config.HasState() {
@@ -93,9 +93,8 @@ reached.`,
 	flag := cmd.Flags().Lookup("output")
 	flag.Value, flag.Usage = csvFlag{&r.output}, "form of the output: table, csv or json"
 	r.dumps.add(cmd)
-	cmd.Flags().StringVar(&r.since, "since", "", "jobs that ended at or after this time: 2026-10-01, which is midnight in UTC, or with a time of day and offset (required)")
-	cmd.Flags().StringVar(&r.until, "until", "", "jobs that ended before this time; now unless given")
-	markRequired(cmd, "since")
+	r.flagged.add(cmd, "since", "until", "jobs that ended")
+	cmd.MarkFlagsOneRequired("since", "month")
 	return cmd
 }
 
@@ -117,18 +116,13 @@ func (f csvFlag) Set(s string) error {
 	return nil
 }
 
-func (r *reconcileCommand) check() (err error) {
-	if r.period.Since, err = amieusage.ParseTime(r.since); err != nil {
-		return usageError("--since %w", err)
+func (r *reconcileCommand) check(zone *time.Location) (err error) {
+	now := r.clock()
+	if r.period.Since, r.period.Until, err = r.flagged.past(zone, now); err != nil {
+		return err
 	}
-	r.period.Until = r.clock()
-	if r.until != "" {
-		if r.period.Until, err = amieusage.ParseTime(r.until); err != nil {
-			return usageError("--until %w", err)
-		}
-	}
-	if !r.period.Since.Before(r.period.Until) {
-		return usageError("--since must be before --until, and before now where that is not given")
+	if r.period.Until.IsZero() {
+		r.period.Until = now
 	}
 	return checkFiles(r.dumps.files)
 }

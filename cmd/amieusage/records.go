@@ -84,7 +84,7 @@ const badState = "bad"
 type recordFilter struct {
 	states                  []string
 	user, project, resource string
-	since, until            string
+	period                  periodFlags
 
 	parsed     []outbox.State
 	bad        bool
@@ -101,15 +101,14 @@ func (f *recordFilter) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.user, "user", "", "only records of this user")
 	cmd.Flags().StringVar(&f.project, "project", "", "only records of this project")
 	cmd.Flags().StringVar(&f.resource, "resource", "", "only records on this resource")
-	cmd.Flags().StringVar(&f.since, "since", "", "only usage since this time (2026-10-01)")
-	cmd.Flags().StringVar(&f.until, "until", "", "only usage before this time")
+	f.period.add(cmd, "since", "until", "only usage")
 }
 
 func (f *recordFilter) isSet() bool {
-	return len(f.states) > 0 || f.user+f.project+f.resource+f.since+f.until != ""
+	return len(f.states) > 0 || f.user+f.project+f.resource != "" || f.period.isSet()
 }
 
-func (f *recordFilter) parse() (err error) {
+func (f *recordFilter) parse(flags *configFlags) (err error) {
 	for _, name := range f.states {
 		if name == badState {
 			f.bad = true
@@ -121,17 +120,15 @@ func (f *recordFilter) parse() (err error) {
 		}
 		f.parsed = append(f.parsed, state)
 	}
-	for _, t := range []struct {
-		flag, text string
-		to         *time.Time
-	}{{"since", f.since, &f.from}, {"until", f.until, &f.till}} {
-		if t.text != "" {
-			if *t.to, err = amieusage.ParseTime(t.text); err != nil {
-				return usageError("--%s %w", t.flag, err)
-			}
-		}
+	if !f.period.isSet() {
+		return nil
 	}
-	return nil
+	config, err := flags.load()
+	if err != nil {
+		return err
+	}
+	f.from, f.till, err = f.period.times(config.Zone)
+	return err
 }
 
 func (f *recordFilter) selects(e *outbox.Entry) bool {
@@ -148,10 +145,10 @@ func (p *program) recordsListCommand() *cobra.Command {
 		Short: "List records",
 		Example: `  amieusage records list --config site.yaml --state rejected,failed
   amieusage records list --config site.yaml --state bad
-  amieusage records list --config site.yaml --project p.abc123456.000 --since 2026-10-01 -o json`,
+  amieusage records list --config site.yaml --project p.abc123456.000 --month 2026-10 -o json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := f.parse(); err != nil {
+			if err := f.parse(&s.flags); err != nil {
 				return err
 			}
 			return s.look(cmd.Context(), func(ctx context.Context) error {

@@ -65,8 +65,7 @@ it. refund undo takes refunds back.`,
 	cmd.Flags().StringSliceVar(&r.states, "state", nil, "jobs that ended in these states, such as NODE_FAIL")
 	cmd.Flags().StringVar(&r.nodes, "nodes", "", "jobs that ran on any of these nodes: n[1-4,7]")
 	cmd.Flags().StringVar(&r.reservation, "reservation", "", "jobs that ran in this reservation")
-	cmd.Flags().StringVar(&r.collect.since, "since", "", "jobs that ended since this time")
-	cmd.Flags().StringVar(&r.collect.until, "until", "", "and before this one")
+	r.collect.period.add(cmd, "since", "until", "jobs that ended")
 	r.collect.dumpFlags.add(cmd)
 	cmd.Flags().BoolVar(&r.dryRun, "dry-run", false, "show what would be given back, and change nothing")
 	cmd.AddCommand(p.refundUndoCommand())
@@ -98,10 +97,10 @@ func (r *refundCommand) parse(args []string) error {
 	if asked == (len(args) > 0) {
 		return usageError("name jobs by their ids, or select them with --state, --nodes or --reservation")
 	}
-	if asked && r.collect.since == "" && len(r.collect.files) == 0 {
-		return usageError("--state, --nodes and --reservation need --since, for sacct is asked for the jobs that ended since then, or a dump with --from-file")
+	if asked && !r.collect.period.isSet() && len(r.collect.files) == 0 {
+		return usageError("--state, --nodes and --reservation need --since or --month, for sacct is asked for the jobs that ended since then, or a dump with --from-file")
 	}
-	if err := r.collect.checkTimes(r.clock()); err != nil {
+	if err := r.checkTimes(&r.collect); err != nil {
 		return err
 	}
 	r.refund.Percent = r.percent

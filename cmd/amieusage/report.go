@@ -24,10 +24,9 @@ import (
 // A collectFlags say where jobs come from.
 type collectFlags struct {
 	dumpFlags
-	since    string
-	until    string
+	period   periodFlags
 	dryRun   bool
-	from, to time.Time // since and until, once checked
+	from, to time.Time // the period, once checked
 
 	acceptMissing bool
 	// preview is called with what would be enqueued, and nothing is.
@@ -36,8 +35,7 @@ type collectFlags struct {
 
 func (f *collectFlags) add(cmd *cobra.Command) {
 	f.dumpFlags.add(cmd)
-	cmd.Flags().StringVar(&f.since, "since", "", "collect what ended since this time, instead of the look-back (2026-01-01, for a back-fill)")
-	cmd.Flags().StringVar(&f.until, "until", "", "and before this one, with --since")
+	f.period.add(cmd, "since", "until", "instead of the look-back, as for a back-fill: jobs that ended")
 	cmd.Flags().BoolVar(&f.acceptMissing, "accept-missing", false, "take jobs that the accounting does not show any more for purged: they stay as they were charged")
 	cmd.Flags().BoolVar(&f.dryRun, "dry-run", false, "show what would be sent, and change nothing")
 }
@@ -90,40 +88,26 @@ func (f *collectFlags) dumpArguments(cmd *cobra.Command, args []string) error {
 }
 
 // check checks the flags before anything is done.
-func (f *collectFlags) check(now time.Time) error {
-	if f.since != "" && len(f.files) > 0 {
-		return usageError("--since is for accounting that is asked: a dump is read as a whole")
+func (s *siteCommand) check(f *collectFlags) error {
+	if f.period.isSet() && len(f.files) > 0 {
+		return usageError("--since, --until and --month are for accounting that is asked: a dump is read as a whole")
 	}
-	if err := f.checkTimes(now); err != nil {
+	if err := s.checkTimes(f); err != nil {
 		return err
 	}
 	return checkFiles(f.files)
 }
 
-func (f *collectFlags) checkTimes(now time.Time) (err error) {
-	if f.since != "" {
-		if f.from, err = amieusage.ParseTime(f.since); err != nil {
-			return usageError("--since %w", err)
-		}
-		if !f.from.Before(now) {
-			return usageError("--since %s is not in the past", f.since)
-		}
+func (s *siteCommand) checkTimes(f *collectFlags) error {
+	if !f.period.isSet() {
+		return nil
 	}
-	if f.until != "" {
-		if f.since == "" {
-			return usageError("--until needs --since")
-		}
-		if f.to, err = amieusage.ParseTime(f.until); err != nil {
-			return usageError("--until %w", err)
-		}
-		if f.to.After(now) {
-			f.to = now
-		}
-		if !f.from.Before(f.to) {
-			return usageError("--until %s is not after --since %s", f.until, f.since)
-		}
+	config, err := s.flags.load()
+	if err != nil {
+		return err
 	}
-	return nil
+	f.from, f.to, err = f.period.past(config.Zone, s.clock())
+	return err
 }
 
 func (p *program) reportCommand() *cobra.Command {
@@ -152,13 +136,13 @@ back behind the last run, because jobs may appear in the accounting late.
   amieusage report --config site.yaml --from-file dump.psv
   amieusage report --config site.yaml --since 2026-01-01
   amieusage report --config site.yaml --adopt
-  amieusage report --config site.yaml --reprice --since 2026-10-01 --until 2026-11-01
+  amieusage report --config site.yaml --reprice --month 2026-10
   zcat dump.psv.gz | amieusage report --config site.yaml --from-file - --dry-run`,
 		Args: f.dumpArguments,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
 			f.files = append(f.files, args...)
-			if err := f.check(p.clock()); err != nil {
+			if err := s.check(&f); err != nil {
 				return err
 			}
 			if reprice && slices.Contains(f.files, "-") {
@@ -218,7 +202,7 @@ func (p *program) collectCommand() *cobra.Command {
 		Args: f.dumpArguments,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f.files = append(f.files, args...)
-			if err := f.check(p.clock()); err != nil {
+			if err := s.check(&f); err != nil {
 				return err
 			}
 			if f.dryRun {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"runtime/debug"
 	"time"
@@ -28,6 +29,7 @@ type serveOptions struct {
 	insecureHTTP   bool
 	maxQueued      int64
 	maxConnections int
+	trustedProxies []string
 	logFormat      string
 	verbose        bool
 }
@@ -79,6 +81,7 @@ as far as 10 seconds allow, and the rest stays queued for the next start.`,
 	f.BoolVar(&o.insecureHTTP, "insecure-http", false, "allow listening beyond loopback without TLS")
 	f.Int64Var(&o.maxQueued, "max-queued", ledger.DefaultMaxQueued, "records of a site that may wait to be loaded before its sends are refused with 429")
 	f.IntVar(&o.maxConnections, "max-connections", httpapi.DefaultMaxConnections, "connections that are open at a time; beyond that, those that have been idle longest are closed, from the busiest address first")
+	f.StringSliceVar(&o.trustedProxies, "trusted-proxy", nil, "address or network of a proxy, such as 127.0.0.1 or 10.0.0.0/8, whose X-Forwarded-For names the client (may be repeated)")
 	f.StringVar(&o.logFormat, "log-format", "text", "form of the log on standard error: text or json")
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "log loads and health checks too (requests are logged always)")
 	completeValues(cmd, "policy", string(ledger.Strict), string(ledger.Open))
@@ -106,6 +109,10 @@ func (p *program) serve(ctx context.Context, o *serveOptions) error {
 	}
 	if o.maxConnections < 1 {
 		return usageError("--max-connections must be 1 or more")
+	}
+	proxies, err := parseProxies(o.trustedProxies)
+	if err != nil {
+		return err
 	}
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(memoryLimit)
@@ -138,7 +145,7 @@ func (p *program) serve(ctx context.Context, o *serveOptions) error {
 	if err != nil {
 		return usageError("cannot listen on %s: %w", o.listen, err)
 	}
-	handler := httpapi.New(httpapi.Config{Service: service, Logger: log, Clock: p.clock, Random: rand.Reader})
+	handler := httpapi.New(httpapi.Config{Service: service, Logger: log, Clock: p.clock, Random: rand.Reader, TrustedProxies: proxies})
 	server := httpapi.NewServer(httpapi.ServerConfig{
 		Listener: socket, Handler: handler, TLS: tlsConfig, Logger: log, OnStop: handler.Stop,
 		MaxConnections: o.maxConnections,
@@ -216,6 +223,21 @@ func (p *program) serverTLS(o *serveOptions, log *slog.Logger) (*tls.Config, err
 	return config, nil
 }
 
+// parseProxies reads addresses and networks.
+func parseProxies(texts []string) (networks []netip.Prefix, err error) {
+	for _, text := range texts {
+		network, err := netip.ParsePrefix(text)
+		if address, addressErr := netip.ParseAddr(text); addressErr == nil {
+			network, err = address.Prefix(address.BitLen())
+		}
+		if err != nil {
+			return nil, usageError("--trusted-proxy %q is no address or network, as in 127.0.0.1 or 10.0.0.0/8", text)
+		}
+		networks = append(networks, network.Masked())
+	}
+	return networks, nil
+}
+
 // isLoopback reports whether an address to listen on is reached from this
 // machine only.
 func isLoopback(address string) bool {
@@ -240,9 +262,18 @@ func (p *program) logger(format string, verbose bool) (*slog.Logger, error) {
 	case "text":
 		return slog.New(slog.NewTextHandler(p.stderr, options)), nil
 	case "json":
+		options.ReplaceAttr = durationInSeconds
 		return slog.New(slog.NewJSONHandler(p.stderr, options)), nil
 	}
 	return nil, usageError("--log-format %q is not one of text, json", format)
+}
+
+// durationInSeconds gives a duration its unit, which JSON's numbers have not.
+func durationInSeconds(_ []string, a slog.Attr) slog.Attr {
+	if a.Value.Kind() == slog.KindDuration {
+		return slog.Float64(a.Key+"_seconds", a.Value.Duration().Seconds())
+	}
+	return a
 }
 
 // markRequired makes a flag required, which fails only for a flag that is not

@@ -9,7 +9,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/amieusage/amieusage"
 	"github.com/amieusage/amieusage/internal/agent"
 	"github.com/amieusage/amieusage/internal/command"
 	"github.com/amieusage/amieusage/internal/outbox"
@@ -125,8 +124,12 @@ func (c *storageCommand) parse(dryRun bool) (err error) {
 		if len(c.files) == 0 {
 			return usageError("--at says when a report was made, and needs --from-file")
 		}
-		if c.readAt, err = amieusage.ParseTime(c.at); err != nil {
-			return usageError("--at %w", err)
+		config, err := c.flags.load()
+		if err != nil {
+			return err
+		}
+		if c.readAt, err = timeFlag("at", c.at, config.Zone); err != nil {
+			return err
 		}
 		if c.readAt.After(c.clock().Add(24 * time.Hour)) {
 			return usageError("--at %s has not come yet", c.at)

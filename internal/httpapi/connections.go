@@ -103,11 +103,15 @@ func (s *connections) Accept() (net.Conn, error) {
 // the network of 64 bits, in which one client has as many addresses as it
 // likes.
 func addressOf(remote string) netip.Addr {
-	p, err := netip.ParseAddrPort(remote)
+	address, err := netip.ParseAddr(remote) // a trusted proxy's word
 	if err != nil {
-		return netip.Addr{}
+		p, err := netip.ParseAddrPort(remote)
+		if err != nil {
+			return netip.Addr{}
+		}
+		address = p.Addr()
 	}
-	address := p.Addr().Unmap().WithZone("")
+	address = address.Unmap().WithZone("")
 	if address.Is6() {
 		network, _ := address.Prefix(64) // which every such address has
 		address = network.Addr()

@@ -16,6 +16,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"path"
 	"runtime/debug"
@@ -71,6 +72,9 @@ type Config struct {
 	// GuessDelay is how long one who guesses keys waits for each answer; 0:
 	// [DefaultGuessDelay].
 	GuessDelay time.Duration
+	// TrustedProxies are the addresses of proxies whose X-Forwarded-For is
+	// believed.
+	TrustedProxies []netip.Prefix
 }
 
 // A Handler serves the Usage API under [Prefix], and GET /healthz.
@@ -82,6 +86,7 @@ type Handler struct {
 	maxBody    int64
 	timeout    time.Duration
 	guessDelay time.Duration
+	proxies    []netip.Prefix
 	mux        *http.ServeMux
 	slots      chan struct{} // holds one element for each request in flight
 	shares     shares
@@ -111,6 +116,7 @@ func New(c Config) *Handler {
 		maxBody:    c.MaxBodyBytes,
 		timeout:    c.RequestTimeout,
 		guessDelay: c.GuessDelay,
+		proxies:    c.TrustedProxies,
 		mux:        http.NewServeMux(),
 		slots:      make(chan struct{}, c.MaxInFlight),
 		shares:     shares{of: map[ledger.SiteID]*share{}},
@@ -137,6 +143,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	cleaned := *r
 	cleaned.URL = &location
+	cleaned.RemoteAddr = clientAddress(r, h.proxies)
 	h.mux.ServeHTTP(w, &cleaned)
 }
 

@@ -5,7 +5,7 @@ import "github.com/amieusage/amieusage"
 // loaded serves GET usage/loaded. Where there are more records, the Link
 // header names the next page.
 func (h *Handler) loaded(x *exchange) (*answer, error) {
-	v, err := x.parameters("MinLoadedTime", "LocalRecordID", "Limit", "Offset", "Cursor")
+	v, err := x.parameters("MinLoadedTime", "LocalRecordID", "LocalProjectID", "Username", "FromTime", "ToTime", "Limit", "Offset", "Cursor")
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/jackc/pgx/v5"
 
@@ -16,15 +17,32 @@ func (l *Ledger) Loaded(ctx context.Context, site ledger.SiteID, q amieusage.Loa
 	if err != nil {
 		return page, err
 	}
-	query := loadedQuery
+	if !isText(q.LocalRecordID) || !isText(q.LocalProjectID) || !isText(q.Username) {
+		return page, nil
+	}
+	from, where := loadedFrom, ""
 	args := []any{int64(site), after.LoadedAt, after.Record, q.PageSize + 1, q.Offset}
 	if q.LocalRecordID != "" {
-		if !isText(q.LocalRecordID) {
-			return page, nil
-		}
-		query = loadedByIDQuery
+		from = loadedFromByID
 		args = append(args, q.LocalRecordID)
 	}
+	also := func(condition string, value any) {
+		args = append(args, value)
+		where += fmt.Sprintf(" AND "+condition, len(args))
+	}
+	if q.LocalProjectID != "" {
+		also(`r.project_id = (SELECT p.project_id FROM projects p WHERE p.site_id = $1 AND p.local_project_id = $%d)`, q.LocalProjectID)
+	}
+	if q.Username != "" {
+		also(`r.user_id = (SELECT u.user_id FROM users u WHERE u.site_id = $1 AND u.username = $%d)`, q.Username)
+	}
+	if !q.From.IsZero() {
+		also(`r.usage_time >= $%d::bigint`, ledger.Nanos(q.From))
+	}
+	if !q.To.IsZero() {
+		also(`r.usage_time < $%d::bigint`, ledger.Nanos(q.To))
+	}
+	query := from + where + loadedOrder
 	err = l.db.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
 		rows, err := tx.Query(ctx, query, args...)
 		if err != nil {
@@ -45,19 +63,19 @@ const (
 	loadedColumns = `r.record_id, r.usage_type, r.local_record_id,
 			(SELECT name FROM resources n WHERE n.site_id = $1 AND n.resource_id = r.resource_id),
 			r.key_time, r.usage_time, r.loaded_at, r.charge`
-	loadedQuery = `
+	loadedFrom = `
 		SELECT ` + loadedColumns + ` FROM records r
-		WHERE r.site_id = $1 AND (r.loaded_at, r.record_id) > ($2::bigint, $3::bigint)
+		WHERE r.site_id = $1 AND (r.loaded_at, r.record_id) > ($2::bigint, $3::bigint)`
+	loadedOrder = `
 		ORDER BY r.loaded_at, r.record_id LIMIT $4 OFFSET $5`
 	// By the identity's index: for each resource and usage type.
-	loadedByIDQuery = `
+	loadedFromByID = `
 		SELECT ` + loadedColumns + ` FROM (
 			SELECT r.* FROM resources n CROSS JOIN (VALUES (1), (2), (3)) AS t (usage_type)
 			JOIN records r ON r.site_id = n.site_id AND r.resource_id = n.resource_id AND r.usage_type = t.usage_type
 			WHERE n.site_id = $1 AND r.site_id = $1 AND r.local_record_id = $6
 			OFFSET 0) r
-		WHERE (r.loaded_at, r.record_id) > ($2::bigint, $3::bigint)
-		ORDER BY r.loaded_at, r.record_id LIMIT $4 OFFSET $5`
+		WHERE (r.loaded_at, r.record_id) > ($2::bigint, $3::bigint)`
 )
 
 // Revisions returns all that is kept of one loaded record, oldest first.

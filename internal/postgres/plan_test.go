@@ -143,6 +143,9 @@ func hotPaths(t testing.TB, store *postgres.Ledger, c *client, step func(name st
 	}
 	check(err)
 	_, err = store.Loaded(ctx, c.who.Site, amieusage.LoadedQuery{PageSize: 500, LocalRecordID: "job77"})
+	if err == nil {
+		_, err = store.Loaded(ctx, c.who.Site, amieusage.LoadedQuery{PageSize: 500, LocalProjectID: "p", Username: "u", From: time.Unix(1_790_000_000, 0), To: time.Unix(1_790_003_600, 0)})
+	}
 	check(err)
 	step("Loaded")
 	revisions, err := store.Revisions(ctx, c.who.Site, compute("a", "alice", 1).Identity())

@@ -50,7 +50,8 @@ type Site struct {
 	ConfirmWait     time.Duration
 	RequestTimeout  time.Duration // of one attempt
 	Retry           usageclient.RetryPolicy
-	Schedulers      []Kind // at least one
+	Zone            *time.Location // of times that people write without an offset
+	Schedulers      []Kind         // at least one
 	Slurm           Slurm
 	PBS             []PBS        // one for each server
 	HTCondor        []HTCondor   // one for each schedd
@@ -111,7 +112,7 @@ func Read(path, section string) (*Site, error) {
 
 func newSite(file string) *Site {
 	return &Site{
-		File: file, UsageURL: amieusage.DefaultURL, State: DefaultState, ConfirmWait: DefaultConfirmWait,
+		File: file, UsageURL: amieusage.DefaultURL, State: DefaultState, ConfirmWait: DefaultConfirmWait, Zone: time.UTC,
 		RequestTimeout: usageclient.DefaultTimeout, Schedulers: []Kind{KindSlurm}, Slurm: Slurm{Lookback: DefaultLookback, Sacct: "sacct"},
 	}
 }
@@ -148,6 +149,7 @@ func ParseSite(name string, data []byte) (*Site, error) {
 	if zone == nil {
 		zone = time.UTC
 	}
+	s.Zone = zone
 	if s.Counted != nil && s.Counted.Columns.Zone == nil {
 		s.Counted.Columns.Zone = zone
 	}

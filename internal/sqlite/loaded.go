@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"context"
+	"fmt"
 
 	"zombiezen.com/go/sqlite"
 	"zombiezen.com/go/sqlite/sqlitex"
@@ -24,6 +25,25 @@ func (l *Ledger) Loaded(ctx context.Context, site ledger.SiteID, q amieusage.Loa
 			AND r.usage_type IN (1, 2, 3) AND r.local_record_id = ?6`
 		loadedAt = `+r.loaded_at` // not by the index on it
 		args = append(args, q.LocalRecordID)
+	}
+	also := func(condition string, value any) {
+		args = append(args, value)
+		where += fmt.Sprintf(" AND "+condition, len(args))
+	}
+	if q.LocalProjectID != "" {
+		also(`r.project_id = (SELECT project_id FROM projects WHERE site_id = ?1 AND local_project_id = ?%d)`, q.LocalProjectID)
+	}
+	if q.Username != "" {
+		also(`r.user_id = (SELECT user_id FROM users WHERE site_id = ?1 AND username = ?%d)`, q.Username)
+	}
+	if !q.From.IsZero() {
+		also(`r.usage_time >= ?%d`, ledger.Nanos(q.From))
+	}
+	if !q.To.IsZero() {
+		also(`r.usage_time < ?%d`, ledger.Nanos(q.To))
+	}
+	if !q.From.IsZero() || !q.To.IsZero() {
+		loadedAt = `+r.loaded_at` // by the index on the time of usage
 	}
 	err = l.db.read(ctx, func(conn *sqlite.Conn) error {
 		return sqlitex.Execute(conn, `

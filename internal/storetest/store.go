@@ -45,6 +45,7 @@ func TestStore(t *testing.T, open func(t *testing.T) (replica func() ledger.Stor
 		"Failed":               testFailed,
 		"Clear":                testClear,
 		"Loaded":               testLoaded,
+		"LoadedBy":             testLoadedBy,
 		"LoadedCursor":         testLoadedCursor,
 		"Revisions":            testRevisions,
 		"Summary":              testSummary,

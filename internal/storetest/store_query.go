@@ -177,6 +177,62 @@ func testLoaded(m *storeModel) {
 	}
 }
 
+// testLoadedBy asks for the loaded records of a project, a user and a time of usage.
+func testLoadedBy(m *storeModel) {
+	s, other := m.site("PSC"), m.site("SDSC")
+	type sent struct {
+		id, user, project string
+		hour              int
+	}
+	var all []sent
+	for i := range 24 {
+		x := sent{fmt.Sprint(i), "alice", alpha, i % 8}
+		if i%2 == 1 {
+			x.user, x.project = "bob", []string{alpha, beta}[i/2%2] // alice is not on beta
+		}
+		all = append(all, x)
+	}
+	for _, x := range all {
+		used := func(r *amieusage.ComputeRecord) {
+			r.Username, r.LocalProjectID = x.user, x.project
+			r.EndTime = r.StartTime.Truncate(24 * time.Hour).Add(time.Duration(24+x.hour) * time.Hour)
+		}
+		m.send(s, job(x.id, "1", used))
+		m.send(other, job("other "+x.id, "1", used))
+	}
+	m.load()
+	m.check()
+	first := job("", "1").StartTime.Truncate(24 * time.Hour).Add(24 * time.Hour)
+	names := func(name ...string) []string { return append(name, "", "none", "alice\x00") }
+	hours := []time.Time{{}, first, first.Add(3 * time.Hour), first.Add(3*time.Hour + 1), first.Add(20 * time.Hour)}
+	for _, project := range names(alpha, beta) {
+		for _, user := range names("alice", "bob") {
+			for _, from := range hours {
+				for _, to := range hours {
+					var want []string
+					for _, x := range all {
+						at := first.Add(time.Duration(x.hour) * time.Hour)
+						if (project == "" || project == x.project) && (user == "" || user == x.user) &&
+							(from.IsZero() || !at.Before(from)) && (to.IsZero() || at.Before(to)) {
+							want = append(want, x.id)
+						}
+					}
+					q := amieusage.LoadedQuery{LocalProjectID: project, Username: user, From: from, To: to, PageSize: 5}
+					var got []string
+					for _, r := range m.loaded(s, q) {
+						got = append(got, r.LocalRecordID)
+					}
+					m.equal(fmt.Sprintf("loaded of %q, %q, from %s to %s", project, user, from, to), want, got)
+				}
+			}
+		}
+	}
+	one := m.loaded(s, amieusage.LoadedQuery{LocalProjectID: all[9].project, LocalRecordID: "9", PageSize: 5})
+	m.equal("one of a project", 1, len(one))
+	one = m.loaded(s, amieusage.LoadedQuery{Username: "alice", LocalRecordID: "9", PageSize: 5, MinLoadedTime: storeEpoch})
+	m.equal("one of another user", 0, len(one))
+}
+
 // emptyIsNil makes no difference between no list and an empty one.
 var emptyIsNil = cmp.Transformer("empty", func(l []amieusage.LoadedRecord) []amieusage.LoadedRecord {
 	return append([]amieusage.LoadedRecord{}, l...)
