@@ -1,4 +1,4 @@
-.PHONY: help build demo test crash lint bench fuzz soak golden clean
+.PHONY: help build demo test crash lint bench fuzz soak golden release clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-8s %s\n", $$1, $$2}'
@@ -19,11 +19,12 @@ crash: ## kill 300 processes on each engine, fill disks, step clocks: nothing lo
 	go test -tags failpoint ./internal/failpoint
 	go test -v -count=1 -timeout 3h -run '^(TestCrash|TestFault)' ./cmd/amieusage -kills 300 -stopped 60s -crash-seed $(or $(CRASH_SEED),0)
 
-lint: ## gofmt, vet, staticcheck, and a tidy go.mod
+lint: ## gofmt, vet, staticcheck, a tidy go.mod, and public packages that keep what was released
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "not gofmt'ed: $$unformatted"; exit 1; fi
 	go vet ./...
 	go tool staticcheck ./...
 	go mod tidy -diff
+	scripts/apidiff.sh
 
 bench: ## measure, beside baselines; writes docs/BENCHMARKS.md
 	scripts/bench.sh
@@ -38,5 +39,8 @@ soak: ## service and agent for SOAK (default 1h) at 2,000 records a second, with
 golden: ## write the golden files anew, to be read before they are committed
 	go test ./cmd/... ./internal/... -update
 
+release: ## build dist: archives, SBOM, checksums; twice, and both must be the same to the byte
+	scripts/release.sh
+
 clean: ## remove what was built
-	rm -rf bin
+	rm -rf bin dist

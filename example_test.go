@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"strings"
 	"time"
 
 	"github.com/amieusage/amieusage"
@@ -153,4 +154,140 @@ func ExampleCharge_Millionths() {
 	// 16.25 16250000
 	// 1.9e-05 19
 	// 0.0019444444444444444 1944
+}
+
+func ExampleChargeOf() {
+	charge := amieusage.ChargeOf(16)
+	var absent amieusage.Charge
+	fmt.Println(charge, charge.IsSet(), absent.IsSet())
+	fmt.Println(charge.Cmp(amieusage.MustParseCharge("16.0")))
+	// Output:
+	// 16 true false
+	// 0
+}
+
+func ExampleMustParseCharge() {
+	record := amieusage.ComputeRecord{Charge: amieusage.MustParseCharge("16.25")}
+	fmt.Println(record.Charge)
+	// Output: 16.25
+}
+
+func ExampleParseTime() {
+	for _, text := range []string{"2026-10-01T19:59:00-04:00", "2026-10-01 23:59", "2026-10-01", "01.10.2026"} {
+		t, err := amieusage.ParseTime(text)
+		if err != nil {
+			fmt.Println(err)
+			continue
+		}
+		fmt.Println(amieusage.FormatTime(t))
+	}
+	// Output:
+	// 2026-10-01T23:59:00Z
+	// 2026-10-01T23:59:00Z
+	// 2026-10-01T00:00:00Z
+	// is not an ISO 8601 time: "01.10.2026" (write it as in 2026-10-01T23:59:00Z or 2026-10-01T19:59:00-04:00)
+}
+
+func ExampleCodeOf() {
+	_, err := amieusage.ParseCharge("-1")
+	switch amieusage.CodeOf(err) {
+	case amieusage.CodeInvalid:
+		fmt.Println("it is the caller's to mend")
+	case amieusage.CodeUnavailable:
+		fmt.Println("it passes by itself")
+	}
+	// Output: it is the caller's to mend
+}
+
+func ExampleCount_Get() {
+	record := job()
+	nodes, ok := record.NodeCount.Get()
+	fmt.Println(nodes, ok, record.CpuCoreCount.IsSet())
+	// Output: 4 true false
+}
+
+func ExampleIdentity() {
+	// A job that is sent again, with another charge, overwrites the record: their
+	// identities are the same.
+	first, again := job(), job()
+	again.Charge = amieusage.ChargeOf(8)
+	fmt.Println(first.Identity() == again.Identity())
+	fmt.Println(amieusage.ContentDigest(first) == amieusage.ContentDigest(again))
+	// Output:
+	// true
+	// false
+}
+
+func ExampleSplitByType() {
+	storage := &amieusage.StorageRecord{LocalRecordID: "st-1"}
+	for _, message := range amieusage.SplitByType([]amieusage.Record{job(), storage, job()}) {
+		fmt.Println(message)
+	}
+	// Output:
+	// Compute message of 2 records
+	// Storage message of 1 records
+}
+
+func ExampleWithCharge() {
+	record := job()
+	cheaper := amieusage.WithCharge(record, amieusage.ChargeOf(8))
+	fmt.Println(record.Charge, cheaper.Common().Charge)
+	// Output: 16.25 8
+}
+
+func ExampleUnknownFields() {
+	record, err := amieusage.CheckRecord(amieusage.Adjustment, []byte(`{"AdjustmentType": "credit", "Username": "alice",
+		"LocalProjectID": "p.abc123456.000", "LocalRecordID": "adj-1", "Resource": "rm", "StartTime": "2026-10-01", "Charge": 1,
+		"Comments": "a late request"}`))
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(amieusage.UnknownFields(record)) // the field is called Comment
+	// Output: [Comments]
+}
+
+func ExampleParseUsageType() {
+	usageType, err := amieusage.ParseUsageType("compute")
+	fmt.Println(usageType, err)
+	// Output: Compute <nil>
+}
+
+func ExampleStatus() {
+	var status amieusage.Status
+	err := json.Unmarshal([]byte(`[{"Resource": "rm", "LoadedRecordCount": 41, "FailedJobCount": 1, "TotalCharge": "650.25",
+		"Errors": [{"Error": "unknown user", "Records": [{"UsageType": "Compute", "LocalRecordID": "4712"}]}]}]`), &status)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, r := range status {
+		fmt.Println(r.Resource, r.LoadedRecordCount, r.TotalCharge)
+		for _, group := range r.Errors {
+			fmt.Println(group.Error, len(group.Records))
+		}
+	}
+	// Output:
+	// rm 41 650.25
+	// unknown user 1
+}
+
+func ExampleSummary_CSV() {
+	summary := amieusage.Summary{
+		GroupBy: []amieusage.GroupKey{amieusage.ByProject},
+		Rows:    []amieusage.SummaryRow{{LocalProjectID: "=HYPERLINK(0)", RecordCount: 41, Charge: amieusage.MustParseCharge("650.25")}},
+	}
+	data, err := summary.CSV()
+	if err != nil {
+		log.Fatal(err)
+	}
+	_, rows, _ := strings.Cut(string(data), "\n")
+	fmt.Print(rows) // no spreadsheet takes the name for a formula
+	// Output:
+	// '=HYPERLINK(0),41,,,650.25,,,,
+}
+
+func ExampleLoadedQuery() {
+	october := time.Date(2026, 10, 1, 0, 0, 0, 0, time.UTC)
+	q := amieusage.LoadedQuery{LocalProjectID: "p.abc123456.000", From: october, To: october.AddDate(0, 1, 0)}
+	fmt.Println(q.Values().Encode())
+	// Output: FromTime=2026-10-01T00%3A00%3A00Z&LocalProjectID=p.abc123456.000&ToTime=2026-11-01T00%3A00%3A00Z
 }

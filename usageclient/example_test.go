@@ -2,6 +2,8 @@ package usageclient_test
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -243,4 +245,38 @@ func ExampleClient_Summary() {
 	}
 	// Output:
 	// p.abc123456.000: 41 records, charge 650.25
+}
+
+func ExampleError() {
+	// Nobody listens there.
+	c, err := usageclient.New("PSC", "the-api-key", usageclient.WithBaseURL("http://127.0.0.1:1/api/v1"),
+		usageclient.WithRetry(usageclient.RetryPolicy{MaxAttempts: 1}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	_, err = c.Status(context.Background(), amieusage.StatusQuery{})
+	if e, ok := errors.AsType[*usageclient.Error](err); ok {
+		fmt.Println(e.Method, e.Status, e.Code, e.Attempts)
+	}
+	fmt.Println("try again later:", errors.Is(err, usageclient.ErrUnavailable))
+	// Output:
+	// GET 0 unavailable 1
+	// try again later: true
+}
+
+func ExampleClient_SendOnce() {
+	outcome, err := client().SendOnce(context.Background(), job("4711", "alice"))
+	fmt.Println(outcome.State, err)
+	// Output: accepted <nil>
+}
+
+func ExampleWithTLSConfig() {
+	authorities := x509.NewCertPool() // with AppendCertsFromPEM: the site's own
+	c, err := usageclient.New("PSC", "the-api-key",
+		usageclient.WithBaseURL("https://usage.example.org/api/v1"),
+		usageclient.WithTLSConfig(&tls.Config{RootCAs: authorities, MinVersion: tls.VersionTLS12}),
+		usageclient.WithCompression(), // where the service takes gzip
+	)
+	fmt.Println(c, err)
+	// Output: usage client of site PSC at https://usage.example.org/api/v1 <nil>
 }

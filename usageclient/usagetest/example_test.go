@@ -1,0 +1,45 @@
+package usagetest_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/amieusage/amieusage"
+	"github.com/amieusage/amieusage/usageclient/usagetest"
+)
+
+// A program's own test: it sends a job to the real service, which keeps its ledger
+// for as long as the test runs.
+func Example() {
+	_ = func(t *testing.T) { // TestReport, in a file of yours
+		s := usagetest.NewServer(t)
+		submitted := time.Date(2026, 10, 1, 23, 59, 0, 0, time.UTC)
+		job := &amieusage.ComputeRecord{
+			Username: "alice", LocalProjectID: "p.abc123456.000", LocalRecordID: "4711", Resource: "rm",
+			SubmitTime: submitted, StartTime: submitted.Add(time.Minute), EndTime: submitted.Add(time.Hour),
+			Charge: amieusage.ChargeOf(16),
+		}
+		if _, err := s.Client("PSC").Send(context.Background(), job); err != nil {
+			t.Fatal(err)
+		}
+		s.Wait()
+		if loaded := s.Loaded(); len(loaded) != 1 {
+			t.Errorf("%d records are loaded", len(loaded))
+		}
+	}
+}
+
+// A service that fails what it is told to, to try a program's repair.
+func ExampleWithFailures() {
+	_ = func(t *testing.T) {
+		s := usagetest.NewServer(t, usagetest.WithFailures(func(r amieusage.Record) string {
+			if r.Common().Username == "bob" {
+				return "unknown user"
+			}
+			return "" // it is loaded
+		}))
+		c := s.Client("PSC")
+		_ = c
+	}
+}
