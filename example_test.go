@@ -179,7 +179,7 @@ func ExampleParseTime() {
 			fmt.Println(err)
 			continue
 		}
-		fmt.Println(amieusage.FormatTime(t))
+		fmt.Println(amieusage.FormatTime(t.UTC()))
 	}
 	// Output:
 	// 2026-10-01T23:59:00Z
@@ -189,7 +189,7 @@ func ExampleParseTime() {
 }
 
 func ExampleCodeOf() {
-	_, err := amieusage.ParseCharge("-1")
+	_, err := amieusage.ParseTime("yesterday")
 	switch amieusage.CodeOf(err) {
 	case amieusage.CodeInvalid:
 		fmt.Println("it is the caller's to mend")
@@ -282,7 +282,7 @@ func ExampleSummary_CSV() {
 	_, rows, _ := strings.Cut(string(data), "\n")
 	fmt.Print(rows) // no spreadsheet takes the name for a formula
 	// Output:
-	// '=HYPERLINK(0),41,,,650.25,,,,
+	// ,'=HYPERLINK(0),,,,,41,,,650.25,,,,
 }
 
 func ExampleLoadedQuery() {
