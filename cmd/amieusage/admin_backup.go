@@ -47,11 +47,12 @@ func (p *program) adminRestoreCommand() *cobra.Command {
 		Long: `Put a backup in the place of a ledger, while the service is stopped. The ledger
 that was there is kept beside it.
 
-Keys that were revoked since the backup was made stay revoked. Where the ledger is
-gone, or cannot be read, nobody knows which those are: then all keys are revoked, and
+Keys that were revoked since the backup was made stay revoked. If the replaced ledger is
+gone or cannot be read, nobody knows which keys those are: all keys are revoked and
 listed, unless --keep-keys is given.
 
-A backup does not have what came later. The sites do: what they are to run is said.`,
+A backup lacks what came later, but the sites have it: the output says what they should
+run.`,
 		Example: `  amieusage admin restore /var/backups/ledger.db --db ledger.db`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -92,6 +93,6 @@ Then each site sends again what came after the backup; what is there counts once
 		},
 	}
 	db.add(cmd)
-	cmd.Flags().BoolVar(&keepKeys, "keep-keys", false, "keep the backup's keys where the ledger cannot be asked which were revoked since")
+	cmd.Flags().BoolVar(&keepKeys, "keep-keys", false, "keep the backup's keys even if the replaced ledger cannot say which were revoked since")
 	return cmd
 }

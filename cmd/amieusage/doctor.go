@@ -52,8 +52,9 @@ func (p *program) doctorCommand() *cobra.Command {
 		Short:   "Check that a site can report: the scheduler, the service, the files",
 		Long: `Check that a site can report, and say what to do where it cannot: sacct is there
 and may see all jobs (PrivateData), the TRES that the rates are for are recorded
-(AccountingStorageTRES), logs of other schedulers and reports of storage can be read, time zones and clocks agree, the service answers and
-takes the key, files are private, and there is room. Nothing is changed.
+(AccountingStorageTRES), logs of other schedulers and reports of storage can be
+read, time zones and clocks agree, the service answers and accepts the key, files are
+private, and there is room. Nothing is changed.
 
 Exit status: 0 nothing is wrong, 1 something is, 2 bad usage or configuration.`,
 		Example: `  amieusage doctor --config site.yaml

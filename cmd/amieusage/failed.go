@@ -178,8 +178,8 @@ func (p *program) failedRetryCommand() *cobra.Command {
 		Use:   "retry --config site.yaml ID... | --all",
 		Short: "Send failed records again, after their cause was mended",
 		Long: `Send failed records again: when the service has learnt of the project, the user
-or the allocation. A failed record leaves the list when it is loaded. Records
-that are to be sent with another content are collected, or sent, anew instead.
+or the allocation. A failed record leaves the list when it is loaded. To send a
+record with other content, collect or send it anew.
 
 Records that this site's outbox holds go through it, so that it knows how they
 ended.`,

@@ -31,7 +31,8 @@ site.yaml unless you name another; - is standard output. A file that is there al
 is left alone.
 
 What Slurm's programs do not say, and resources that you do not name, stand in the file
-as comments for you to complete: nothing of them is reported until you do. For PBS, HTCondor, Grid Engine and storage see docs/CONFIG.md.`,
+as comments for you to complete: nothing of them is reported until you do. For PBS,
+HTCondor, Grid Engine and storage see docs/CONFIG.md.`,
 		Example: `  amieusage init --site PSC
   amieusage init --site PSC --resource bridges2-rm.psc.access-ci.org --gpu-resource bridges2-gpu.psc.access-ci.org /etc/amieusage/site.yaml
   amieusage init --site PSC --sacct /opt/slurm/bin/sacct -`,
@@ -47,8 +48,8 @@ as comments for you to complete: nothing of them is reported until you do. For P
 	f := cmd.Flags()
 	f.StringVar(&draft.Site, "site", "", "the site's name at the service")
 	f.StringVar(&draft.URL, "usage-url", "", "the service's URL (production unless stated)")
-	f.StringVar(&cpu.Name, "resource", "", "the service's name of the resource that the partitions without GPUs are")
-	f.StringVar(&gpu.Name, "gpu-resource", "", "the service's name of the resource that the partitions with GPUs are")
+	f.StringVar(&cpu.Name, "resource", "", "the resource of the partitions without GPUs, as the service names it")
+	f.StringVar(&gpu.Name, "gpu-resource", "", "the resource of the partitions with GPUs, as the service names it")
 	f.StringVar(&draft.Zone, "time-zone", "", "the cluster's time zone, as in America/New_York (this machine's unless stated)")
 	f.StringVar(&sacct, "sacct", sacct, "the program; scontrol and sacctmgr stand beside it")
 	_ = cmd.MarkFlagRequired("site")

@@ -139,7 +139,7 @@ func (p *program) loadedCommand() *cobra.Command {
 		Short:   "List the records in the service's ledger",
 		Long: `List the records in the service's ledger, each in its newest revision, in order of
 loading. --user, --project, --from, --to and --month are for amieusage's own
-service: another one does not say whose a loaded record is.`,
+service: others do not say whose record it is.`,
 		Example: `  amieusage loaded --config site.yaml --since 2026-10-01
   amieusage loaded --config site.yaml --project p.abc123456.000 --user mira --month 2026-10
   amieusage loaded --config site.yaml --record 4711 -o json`,
@@ -186,17 +186,20 @@ func (p *program) summaryCommand() *cobra.Command {
 	q := &queryCommand{siteCommand{program: p}}
 	var period periodFlags
 	var by string
-	var asCSV bool
+	var asCSV, across bool
 	cmd := &cobra.Command{
 		Use:     "summary --config site.yaml",
 		GroupID: "api",
 		Short:   "Sum up usage by resource, project, user, day, month or type",
 		Long: `Sum up the usage in the service's ledger, grouped by any of resource, project,
-user, day, month and usage-type, by time of usage. Rows that are projects also
-show what the project was allocated, and what remains over all time. Days and
-months are those of UTC, and with --by day or month the flags' dates are, too.
-With --csv, names that a spreadsheet would take for formulas have an apostrophe
-before them.`,
+user, day, month and usage-type, by time of usage. Resources have rows of their own
+even where --by does not name them: a unit of one may be a core-hour and of another
+a GPU-hour. --across-resources adds them up, where their units are the same.
+
+The rows of a project also show its allocation, and what remains of it over all time.
+Days and months are in UTC; with --by day or month, so are the dates of flags. With
+--csv, a name that a spreadsheet would take for a formula gets an apostrophe before
+it.`,
 		Example: `  amieusage summary --config site.yaml --by project --month 2026-11
   amieusage summary --config site.yaml --by resource,month --from 2026-01-01
   amieusage summary --config site.yaml --by project,user --csv > usage.csv`,
@@ -205,6 +208,9 @@ before them.`,
 			keys, err := amieusage.ParseGroupKeys(by)
 			if err != nil {
 				return &statusError{exitUsage, err}
+			}
+			if !across && !slices.Contains(keys, amieusage.ByResource) {
+				keys = append(keys, amieusage.ByResource)
 			}
 			return q.ask(cmd.Context(), func(ctx context.Context, client *usageclient.Client) error {
 				zone := q.config.Zone
@@ -234,6 +240,7 @@ before them.`,
 	q.add(cmd)
 	period.add(cmd, "from", "to", "only what was used")
 	cmd.Flags().StringVar(&by, "by", string(amieusage.ByResource), "what to group by, joined by commas: resource, project, user, day, month, usage-type")
+	cmd.Flags().BoolVar(&across, "across-resources", false, "add up the charges of all resources: only where their units are the same")
 	cmd.Flags().BoolVar(&asCSV, "csv", false, "comma-separated values instead")
 	cmd.MarkFlagsMutuallyExclusive("csv", "output")
 	completeValues(cmd, "by", "resource", "project", "user", "day", "month", "usage-type")

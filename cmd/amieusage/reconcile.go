@@ -47,17 +47,18 @@ period, record by record, and list what differs, each with what helps:
   pending, queued, failed, rejected
              the outbox has not delivered it
 
-Jobs are compared at the rates that have charged them, and with what was decided
-about them. Where the accounting lacks much of a period, it looks incomplete, and
-nothing is to be given back for that.
+Jobs are compared at the rates that charged them, and with the decisions about them.
+If much of a period is missing from the accounting, the accounting looks incomplete:
+do not give anything back for that.
 
-A job belongs to the period in which it has ended; storage records and
-adjustments, which no accounting has, to that of their usage: they are compared
-between outbox and service. Of a record that only it has, the service tells when
-it was submitted, and that counts. Without --from-file the accounting is asked from the
-period's begin until now; dumps must cover the period, with the jobs that were
-submitted in it and have ended since. Nothing is changed, and memory does not grow with the period: what
-is compared lies in a temporary file (TMPDIR).
+A job belongs to the period in which it ended. Storage records and adjustments belong
+to the period of their usage; only the outbox and the service have them. A record that
+only the service has belongs to the period of its submit time.
+
+Without --from-file the accounting is asked for all jobs from the start of the period
+until now. Dumps must cover the period, including jobs that were submitted in it and
+ended later. Nothing is changed. Memory does not grow with the period: the comparison
+uses a temporary file (TMPDIR).
 
 Exit status: 0 no difference, 1 there are some or some rows cannot be read, 2
 bad usage or configuration, or it could not be compared, 3 the service was not

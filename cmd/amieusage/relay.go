@@ -24,13 +24,13 @@ func (p *program) relayCommand() *cobra.Command {
 		Long: `Speak the Usage API to a site's own scripts (the Python client, curl), so that only
 their URL changes. Records are validated at once, and kept durably before they are
 answered; they are delivered to the service of site.yaml with all that report has:
-splitting, retries, confirmation. A service that is down for a while loses nothing.
+splitting, retries, confirmation. If the service is down for a while, nothing is lost.
 
-failed, status, loaded and DELETE are answered as the service does; records that it
-has refused stand behind its failed ones. Scripts send the site's name and its key.
+failed, status, loaded and DELETE are answered as the service does; records that the
+service refused at once are listed after its failed ones. Scripts send the site's name and its key.
 
-The relay has its outbox for itself: where the same site also runs report, give the
-relay a site.yaml with another state:.`,
+The relay needs an outbox of its own: if the site also runs report, give the relay a
+site.yaml with another state:.`,
 		Example: `  amieusage relay --config relay.yaml
   curl -H 'XA-SITE: PSC' -H "XA-API-KEY: $KEY" --data @usage.json http://127.0.0.1:8641/api/v1/usage/
   amieusage records list --config relay.yaml --state rejected`,

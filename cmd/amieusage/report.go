@@ -35,8 +35,8 @@ type collectFlags struct {
 
 func (f *collectFlags) add(cmd *cobra.Command) {
 	f.dumpFlags.add(cmd)
-	f.period.add(cmd, "since", "until", "instead of the look-back, as for a back-fill: jobs that ended")
-	cmd.Flags().BoolVar(&f.acceptMissing, "accept-missing", false, "take jobs that the accounting does not show any more for purged: they stay as they were charged")
+	f.period.add(cmd, "since", "until", "collect jobs that ended")
+	cmd.Flags().BoolVar(&f.acceptMissing, "accept-missing", false, "treat jobs that the accounting no longer shows as purged: they keep their charge")
 	cmd.Flags().BoolVar(&f.dryRun, "dry-run", false, "show what would be sent, and change nothing")
 }
 
@@ -53,7 +53,7 @@ func (f *dumpFlags) add(cmd *cobra.Command) {
 }
 
 func (f *dumpFlags) addForm(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.delimiter, "delimiter", "", "what parts the fields of a dump; found out from its first line unless given")
+	cmd.Flags().StringVar(&f.delimiter, "delimiter", "", "the character between a dump's fields (default: found in its first line)")
 	cmd.Flags().StringSliceVar(&f.columns, "columns", nil, "the columns of a dump that has no header: JobIDRaw,JobID,User,…")
 }
 
@@ -128,8 +128,11 @@ Every job is reported once, however often it is read: a job that is known
 already changes nothing, and one whose accounting has changed is sent again as
 a correction, at the rate that it was charged by. Rules do not reach back: jobs
 that would cost otherwise by today's site.yaml are counted, and --reprice sends
-them. What was never charged follows today's rules at once. Without --from-file sacct is run, over a window that reaches
-back behind the last run, because jobs may appear in the accounting late.
+them. What was never charged follows today's rules at once.
+
+Without --from-file the scheduler's accounting is asked for the jobs that ended since
+the last run, and for a look-back before it, because jobs may appear late. --since,
+--until and --month ask for another period, as for a back-fill.
 
 ` + exitTable,
 		Example: `  amieusage report --config site.yaml
@@ -183,8 +186,8 @@ back behind the last run, because jobs may appear in the accounting late.
 	}
 	s.add(cmd)
 	f.add(cmd)
-	cmd.Flags().BoolVar(&reprice, "reprice", false, "charge the jobs that are read anew by today's rules, also those that were charged before; shows what that comes to, and asks")
-	cmd.Flags().BoolVar(&adopt, "adopt", false, "take what the service has loaded already, sent by another outbox or program, as reported")
+	cmd.Flags().BoolVar(&reprice, "reprice", false, "charge the collected jobs by today's rules, including those already charged; shows the difference and asks first")
+	cmd.Flags().BoolVar(&adopt, "adopt", false, "treat what the service has already loaded from another outbox or program as reported")
 	cmd.Flags().BoolVar(&yes, "yes", false, "with --reprice: do not ask")
 	cmd.Flags().DurationVar(&wait, "wait", siteconfig.DefaultConfirmWait, "how long to wait for the service to load what was sent (confirm_wait in site.yaml)")
 	return cmd
@@ -365,9 +368,9 @@ func (p *program) convertCommand() *cobra.Command {
 		Use:     "convert --config site.yaml DUMP...",
 		GroupID: "site",
 		Short:   "Print the records that dumps give, one JSON a line",
-		Long: `Print the records that dumps of sacct give by the site's rules, one JSON a line,
-without touching the outbox or the service. Rows that cannot be used are named
-on standard error. - is standard input.`,
+		Long: `Print the records that the site's rules make of dumps, one JSON object a line,
+without touching the outbox or the service. Rows that cannot be used are named on
+standard error. - is standard input.`,
 		Example: `  amieusage convert --config site.yaml dump.psv
   sacct --json -a -D -S 2026-10-01 -E now | amieusage convert --config site.yaml - | amieusage validate -`,
 		Args: cobra.MinimumNArgs(1),

@@ -18,12 +18,11 @@ func (p *program) sendCommand() *cobra.Command {
 		Use:     "send --config site.yaml [RECORDS...]",
 		GroupID: "site",
 		Short:   "Send what is pending in the outbox, and records from files",
-		Long: `Send what is pending in the outbox. Files named behind it are enqueued first:
-usage messages, or records of any kind as JSON, one a line. That is the way for
-storage records and adjustments, and for compute records of other schedulers.
-- is standard input.
+		Long: `Send what is pending in the outbox. The records in files that you name are enqueued
+first: usage messages, or records of any kind as JSON, one a line. Use it for
+adjustments, and for records that another program makes. - is standard input.
 
-A line without a UsageType is taken for what its fields are those of. One of each kind:
+A line without a UsageType is recognised by its fields. One record of each kind:
 
   {"UsageType": "Compute", "Username": "alice", "LocalProjectID": "p.abc123456.000", "LocalRecordID": "4711",
    "Resource": "rm.psc.access-ci.org", "SubmitTime": "2026-10-01T09:58:00Z", "StartTime": "2026-10-01T10:00:00Z",
@@ -35,7 +34,7 @@ A line without a UsageType is taken for what its fields are those of. One of eac
    "LocalRecordID": "refund-4711", "Resource": "rm.psc.access-ci.org", "StartTime": "2026-10-01T09:58:00Z", "Charge": "128",
    "Comment": "a node failed"}
 
-In a file, each stands on one line. Compressed files are read as they are.`,
+In a file, each record stands on one line. Files may be compressed.`,
 		Example: `  amieusage send --config site.yaml
   amieusage send --config site.yaml storage.jsonl refunds.jsonl
   amieusage send --config site.yaml --dry-run storage.jsonl`,

@@ -41,8 +41,8 @@ func (p *program) serveCommand() *cobra.Command {
 		GroupID: "service",
 		Short:   "Serve the Usage API from a ledger in one file, or in PostgreSQL",
 		Long: `Serve the Usage API under /api/v1, from a ledger in one SQLite file, which is
-created where it is missing, or in a database of PostgreSQL 13 or later. GET
-/healthz tells when it is ready.
+created if it is missing, or in a database of PostgreSQL 13 or later. GET /healthz
+answers 200 when it is ready.
 
 On PostgreSQL any number of replicas of this program accept and load side by
 side: start as many as you like with the same --db, and let any balancer spread
@@ -57,11 +57,11 @@ The policy decides what is loaded: strict loads only what the registry knows
 (see: amieusage admin import); open registers the resources, projects and
 users that it meets, and is meant for trying a client.
 
-It keeps its memory near 192 MiB, by collecting garbage more often as it comes
-there; GOMEMLIMIT in the environment sets another limit, such as 512MiB.
+It keeps its memory near 192 MiB; GOMEMLIMIT in the environment sets another limit,
+such as 512MiB.
 
-On SIGTERM or SIGINT requests in flight are answered, what is queued is loaded
-as far as 10 seconds allow, and the rest stays queued for the next start.`,
+On SIGTERM or SIGINT it answers the requests in flight and loads queued records for up
+to 10 seconds; the rest stays queued for the next start.`,
 		Example: `  amieusage serve --db ledger.db
   amieusage serve --db try.db --policy open
   amieusage serve --db ledger.db --listen :8642 --tls-cert server.pem --tls-key server.key
@@ -72,15 +72,15 @@ as far as 10 seconds allow, and the rest stays queued for the next start.`,
 	f := cmd.Flags()
 	o.db.add(cmd)
 	f.StringVar(&o.postgres.ListenURL, "db-listen", "", "URL of the PostgreSQL server itself, where --db is a pooler's")
-	f.Int32Var(&o.postgres.MaxConns, "db-connections", 0, "connections to PostgreSQL, besides one that listens (default pool_max_conns of the URL, or 16)")
+	f.Int32Var(&o.postgres.MaxConns, "db-connections", 0, "connections to PostgreSQL, besides the one that listens (default: pool_max_conns in the URL, or 16)")
 	f.StringVar(&o.listen, "listen", "127.0.0.1:8642", "host and port to listen on")
 	f.StringVar(&o.policy, "policy", string(ledger.Strict), "what is loaded: strict or open")
 	f.StringVar(&o.tls.Cert, "tls-cert", "", "PEM file of the server's certificate; reloaded when it changes")
 	f.StringVar(&o.tls.Key, "tls-key", "", "PEM file of the certificate's key; reloaded when it changes")
 	f.StringVar(&o.tls.ClientCA, "client-ca", "", "PEM file of the authorities whose client certificates are required")
 	f.BoolVar(&o.insecureHTTP, "insecure-http", false, "allow listening beyond loopback without TLS")
-	f.Int64Var(&o.maxQueued, "max-queued", ledger.DefaultMaxQueued, "records of a site that may wait to be loaded before its sends are refused with 429")
-	f.IntVar(&o.maxConnections, "max-connections", httpapi.DefaultMaxConnections, "connections that are open at a time; beyond that, those that have been idle longest are closed, from the busiest address first")
+	f.Int64Var(&o.maxQueued, "max-queued", ledger.DefaultMaxQueued, "how many records of a site may wait to be loaded; beyond that, its sends are refused with 429")
+	f.IntVar(&o.maxConnections, "max-connections", httpapi.DefaultMaxConnections, "how many connections may be open; beyond that, idle ones are closed, from the busiest address first")
 	f.StringSliceVar(&o.trustedProxies, "trusted-proxy", nil, "address or network of a proxy, such as 127.0.0.1 or 10.0.0.0/8, whose X-Forwarded-For names the client (may be repeated)")
 	f.StringVar(&o.logFormat, "log-format", "text", "form of the log on standard error: text or json")
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "log loads and health checks too (requests are logged always)")

@@ -15,7 +15,7 @@ func (p *program) skippedCommand() *cobra.Command {
 		Short:   "Show what the last reading of the accounting left out, and why",
 		Long: `Show what the last reading of the accounting left out: by account, partition and
 reason, with the number of jobs and the hours they ran, the largest first. An
-account that a mistyped include leaves out shows at once.`,
+account that a mistyped include leaves out is easy to see.`,
 		Example: `  amieusage skipped --config site.yaml
   amieusage skipped --config site.yaml -o json`,
 		Args: cobra.NoArgs,

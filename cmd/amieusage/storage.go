@@ -43,12 +43,12 @@ confirm them.
 
 Reports of mmrepquota -Y (GPFS), lfs quota (Lustre), XDMoD's storage JSON, repquota
 -O csv, zfs userspace -Hp, xfs_quota -c 'report -p -n -N', beegfs-ctl --getquota
---csv and tables with declared columns are told apart by what they say.
+--csv and tables with declared columns are recognised by their content.
 
 A reading counts for its tick (storage: every: 1d): read again on the same day, it
-overwrites what was read before. A reading that cannot be believed (cut off, empty,
+overwrites what was read before. A reading that looks wrong (cut off, empty,
 figures in brackets, a change by more than storage: plausible:) sends nothing, and
-what was charged stands; --accept takes it, after a look. Rules do not reach back: a
+what was charged stands; --accept accepts it, after you have checked it. Rules do not reach back: a
 tick keeps the rate that charged it; --reprice charges it by today's.
 
 ` + exitTable,
@@ -86,11 +86,11 @@ tick keeps the rate that charged it; --reprice charges it by today's.
 	cmd.Flags().VarP(&storageOutput{&c.output, &c.jsonl}, "output", "o", "the form of the output: table, json, or, with --dry-run, jsonl")
 	cmd.Flags().BoolVarP(&c.verbose, "verbose", "v", false, "log requests and retries on standard error")
 	cmd.Flags().StringArrayVarP(&c.files, "from-file", "f", nil, "read this report instead of running the file system's command; - is standard input (may be repeated)")
-	cmd.Flags().StringVar(&c.fileSystem, "filesystem", "", "collect this file system of site.yaml alone")
-	cmd.Flags().StringVar(&c.format, "format", "", "the form of the report: gpfs, lustre, xdmod, repquota, zfs, xfs, beegfs, csv; found out unless given")
-	cmd.Flags().StringVar(&c.at, "at", "", "when the report was made, where it does not say (now)")
-	cmd.Flags().BoolVar(&c.accept, "accept", false, "take a reading that cannot be believed, after a look at it")
-	cmd.Flags().BoolVar(&c.reprice, "reprice", false, "charge what was charged before anew, by today's site.yaml")
+	cmd.Flags().StringVar(&c.fileSystem, "filesystem", "", "collect only this file system of site.yaml")
+	cmd.Flags().StringVar(&c.format, "format", "", "the form of the report: gpfs, lustre, xdmod, repquota, zfs, xfs, beegfs, csv (default: recognised by its content)")
+	cmd.Flags().StringVar(&c.at, "at", "", "when the report was made, if it does not say: 2026-10-01T04:00, in the site's time zone (default: now)")
+	cmd.Flags().BoolVar(&c.accept, "accept", false, "accept a reading that looks wrong, after you have checked it")
+	cmd.Flags().BoolVar(&c.reprice, "reprice", false, "charge again, by today's site.yaml, what was charged before")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "show what would be sent, and change nothing")
 	cmd.Flags().DurationVar(&wait, "wait", siteconfig.DefaultConfirmWait, "how long to wait for the service to load what was sent (confirm_wait in site.yaml)")
 	return cmd

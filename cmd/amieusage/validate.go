@@ -20,7 +20,7 @@ func (p *program) validateCommand() *cobra.Command {
 them when they are sent. Every bad field of every record is named. Whether the
 service knows the resource, the project and the user is not checked. A field that
 is none of the record's is told: it may be misspelt, and nothing is charged by it.
-- is standard input; compressed files are read as they are.`,
+- is standard input; files may be compressed.`,
 		Example: `  amieusage validate records.jsonl
   amieusage convert --config site.yaml dump.psv | amieusage validate -`,
 		Args: cobra.MinimumNArgs(1),

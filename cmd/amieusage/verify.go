@@ -18,21 +18,20 @@ func (p *program) adminVerifyCommand() *cobra.Command {
 	cmd := p.withLedger(&cobra.Command{
 		Use:   "verify --db DB",
 		Short: "Verify that the ledger is whole and adds up",
-		Long: `Verify that the ledger is whole: read every record as it was accepted, judge it
-anew, and hold against it all that the ledger says. Each accepted content must
-be its record's newest, one that a correction has replaced, a failed record, or
-what was loaded already, and each row must be what its content says; the daily
-roll-ups, the balances and the counts must be what the records add up to, and
-failed records must be open or closed as what came later demands. What archives
-hold is verified as far as it has rows here. What differs is named, with what
-helps; the exit status is 1 then. Nothing is changed, but that a ledger of an
-older release is brought up to date.
+		Long: `Verify that the ledger is whole: read every record as it was accepted, decide again
+what becomes of it, and compare the ledger with that. Each accepted version of a
+record must be the newest, one that a correction replaced, a failed record, or one
+that was loaded already. Daily roll-ups, balances and counts must equal the sums of the
+records, and failed records must be open or closed as later records demand. What was
+archived is verified as far as it has rows here. Each difference is named with its
+remedy, and the exit status is 1. Nothing is changed, except that a ledger of an older
+release is brought up to date.
 
-A ledger that is older than it should be, such as a backup, is whole, too: what
-it does not have is seen by the sites: amieusage reconcile.
+A backup is whole, too, although it is old: what it lacks, the sites find with
+amieusage reconcile.
 
-FAILED counts all records that failed when they were loaded, also those that were
-cleared or came again since.
+FAILED counts all records that failed when they were loaded, including those that
+were cleared or sent again since.
 
 It reads everything, some tens of thousands of records a second, in bounded
 memory, and sorts in temporary files (TMPDIR). The service may be running: a
