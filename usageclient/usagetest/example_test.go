@@ -18,7 +18,7 @@ func Example() {
 		job := &amieusage.ComputeRecord{
 			Username: "alice", LocalProjectID: "p.abc123456.000", LocalRecordID: "4711", Resource: "rm",
 			SubmitTime: submitted, StartTime: submitted.Add(time.Minute), EndTime: submitted.Add(time.Hour),
-			Charge: amieusage.ChargeOf(16),
+			Charge: amieusage.ChargeOf(16), NodeCount: amieusage.CountOf(1),
 		}
 		if _, err := s.Client("PSC").Send(context.Background(), job); err != nil {
 			t.Fatal(err)
