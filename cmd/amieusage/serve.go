@@ -4,9 +4,11 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"runtime/debug"
@@ -17,6 +19,7 @@ import (
 
 	"github.com/amieusage/amieusage/internal/httpapi"
 	"github.com/amieusage/amieusage/internal/ledger"
+	"github.com/amieusage/amieusage/internal/metrics"
 	"github.com/amieusage/amieusage/internal/postgres"
 )
 
@@ -30,6 +33,9 @@ type serveOptions struct {
 	maxQueued      int64
 	maxConnections int
 	trustedProxies []string
+	metricsListen  string
+	metricsPublic  bool
+	pprof          bool
 	logFormat      string
 	verbose        bool
 }
@@ -82,6 +88,9 @@ to 10 seconds; the rest stays queued for the next start.`,
 	f.Int64Var(&o.maxQueued, "max-queued", ledger.DefaultMaxQueued, "how many records of a site may wait to be loaded; beyond that, its sends are refused with 429")
 	f.IntVar(&o.maxConnections, "max-connections", httpapi.DefaultMaxConnections, "how many connections may be open; beyond that, idle ones are closed, from the busiest address first")
 	f.StringSliceVar(&o.trustedProxies, "trusted-proxy", nil, "address or network of a proxy, such as 127.0.0.1 or 10.0.0.0/8, whose X-Forwarded-For names the client (may be repeated)")
+	f.StringVar(&o.metricsListen, "metrics-listen", "", "host and port to serve GET /metrics on, for Prometheus: 127.0.0.1:9642")
+	f.BoolVar(&o.metricsPublic, "metrics-public", false, "allow --metrics-listen beyond loopback: whoever reaches it sees every site's figures, without a key")
+	f.BoolVar(&o.pprof, "pprof", false, "serve Go's profiles at /debug/pprof/ beside the metrics")
 	f.StringVar(&o.logFormat, "log-format", "text", "form of the log on standard error: text or json")
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "log loads and health checks too (requests are logged always)")
 	completeValues(cmd, "policy", string(ledger.Strict), string(ledger.Open))
@@ -125,6 +134,12 @@ func (p *program) serve(ctx context.Context, o *serveOptions) error {
 		return usageError("refusing to listen on %s without TLS, because API keys travel in the requests: "+
 			"give --tls-cert and --tls-key, or --insecure-http behind a proxy that ends TLS", o.listen)
 	}
+	if o.metricsListen == "" && (o.metricsPublic || o.pprof) {
+		return usageError("--metrics-public and --pprof need --metrics-listen")
+	}
+	if o.metricsListen != "" && !o.metricsPublic && !isLoopback(o.metricsListen) {
+		return usageError("refusing to serve metrics on %s without --metrics-public: whoever reaches it sees every site's figures, without a key", o.metricsListen)
+	}
 	o.postgres.Logger = log
 	store, err := o.db.open(ctx, o.postgres)
 	if err != nil {
@@ -150,6 +165,12 @@ func (p *program) serve(ctx context.Context, o *serveOptions) error {
 		Listener: socket, Handler: handler, TLS: tlsConfig, Logger: log, OnStop: handler.Stop,
 		MaxConnections: o.maxConnections,
 	})
+	var metricsSocket net.Listener
+	if o.metricsListen != "" {
+		if metricsSocket, err = net.Listen("tcp", o.metricsListen); err != nil {
+			return errors.Join(usageError("cannot listen on %s: %w", o.metricsListen, err), socket.Close())
+		}
+	}
 	scheme := "http"
 	if tlsConfig != nil {
 		scheme = "https"
@@ -157,6 +178,14 @@ func (p *program) serve(ctx context.Context, o *serveOptions) error {
 	log.Info("serving the Usage API", "url", fmt.Sprintf("%s://%s%s", scheme, socket.Addr(), httpapi.Prefix),
 		"db", o.db.String(), "policy", o.policy)
 	group, running := errgroup.WithContext(ctx)
+	if metricsSocket != nil {
+		log.Info("serving metrics", "address", "http://"+metricsSocket.Addr().String()+"/metrics")
+		measured := metrics.Config{Service: service, Sites: store.Sites, HTTP: handler.Metrics(), Clock: p.clock, Logger: log, Pprof: o.pprof}
+		if pooled, ok := store.(interface{ Pool() postgres.PoolState }); ok {
+			measured.Pool = pooled.Pool
+		}
+		group.Go(func() error { return serveMetrics(running, metricsSocket, metrics.Handler(measured)) })
+	}
 	loading, stopLoading := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopLoading()
 	group.Go(func() error {
@@ -175,6 +204,16 @@ func (p *program) serve(ctx context.Context, o *serveOptions) error {
 		return err
 	}
 	return loadRest(service, log)
+}
+
+// serveMetrics serves the metrics until ctx ends.
+func serveMetrics(ctx context.Context, socket net.Listener, handler http.Handler) error {
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10}
+	defer context.AfterFunc(ctx, func() { _ = server.Close() })()
+	if err := server.Serve(socket); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
 }
 
 // memoryLimit is from where on the service rather spends time on collecting

@@ -24,6 +24,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/amieusage/amieusage"
 	"github.com/amieusage/amieusage/internal/failpoint"
 	"github.com/amieusage/amieusage/internal/ledger"
@@ -92,7 +94,11 @@ type Handler struct {
 	shares     shares
 	guesses    guesses
 	stopping   atomic.Bool
+	requests   *prometheus.HistogramVec
 }
+
+// Metrics returns the durations of requests, and with them their numbers.
+func (h *Handler) Metrics() prometheus.Collector { return h.requests }
 
 // New returns the handler of a service.
 func New(c Config) *Handler {
@@ -121,6 +127,10 @@ func New(c Config) *Handler {
 		slots:      make(chan struct{}, c.MaxInFlight),
 		shares:     shares{of: map[ledger.SiteID]*share{}},
 		guesses:    guesses{log: c.Logger, by: map[guesser]*spree{}},
+		requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "amieusage_http_request_duration_seconds", Help: "Durations of requests, by route, method and status.",
+			Buckets: []float64{0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30},
+		}, []string{"route", "method", "status"}),
 	}
 	h.routes()
 	return h
@@ -219,6 +229,8 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, e endpoint) {
 	w.WriteHeader(a.status)
 	_, writeErr := w.Write(a.body)
 	failpoint.Hit(r.Method, "answered")
+	took := h.clock().Sub(start)
+	h.requests.WithLabelValues(routeOf(r.Pattern), methodOf(r.Method), strconv.Itoa(a.status)).Observe(max(took.Seconds(), 0))
 	level := slog.LevelInfo
 	if r.URL.Path == healthPath || x.quiet || err != nil && r.Context().Err() != nil {
 		level = slog.LevelDebug // a probe, a guess, or a client that went away
@@ -229,7 +241,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, e endpoint) {
 		slog.String("path", cut(r.URL.Path, 128)),
 		slog.Int("status", a.status),
 		slog.Int("bytes", len(a.body)),
-		slog.Duration("duration", h.clock().Sub(start)),
+		slog.Duration("duration", took),
 		slog.String("site", x.who.Name),
 		slog.String("remote", r.RemoteAddr),
 	}, x.noted...)

@@ -94,3 +94,20 @@ func (h *Handler) health(*exchange) (*answer, error) {
 func description(*exchange) (*answer, error) {
 	return &answer{status: http.StatusOK, contentType: "application/yaml", body: api.OpenAPI}, nil
 }
+
+// routeOf returns the path of a pattern, which may have a method before it.
+func routeOf(pattern string) string {
+	if _, path, ok := strings.Cut(pattern, " "); ok {
+		return path
+	}
+	return pattern
+}
+
+// methodOf returns the method for a metric: what a client makes up is one.
+func methodOf(method string) string {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:
+		return method
+	}
+	return "other"
+}

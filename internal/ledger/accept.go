@@ -57,6 +57,8 @@ func (s *Service) Accept(ctx context.Context, who Caller, resources map[string]b
 		}
 		s.Wake()
 	}
+	s.stats.accepted.Add(int64(len(batch.Records)))
+	s.stats.refused.Add(int64(len(answer.FailedRecords)))
 	answer.Message = amieusage.QueuedMessage(len(batch.Records), len(answer.FailedRecords))
 	return answer, nil
 }

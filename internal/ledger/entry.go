@@ -210,6 +210,7 @@ func (l *Loading) load(b *Batch, ordinal int, v *Verdict) (err error) {
 		case old.Digest == e.Digest:
 			l.Report.Unchanged++
 		default:
+			l.Report.Corrected++
 			e.Record, e.Revision = old.Record, old.Revision+1
 			if err := l.tx.Revise(old, e); err != nil {
 				return err

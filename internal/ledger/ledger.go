@@ -12,6 +12,7 @@ package ledger
 import (
 	"context"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/amieusage/amieusage"
@@ -75,6 +76,7 @@ type LoadReport struct {
 	Batches   int // taken out of the queue, with the damaged ones
 	Loaded    int // records that are now in the ledger, changed or not
 	Unchanged int // of these, records whose content was there already
+	Corrected int // of these, records whose content has replaced another
 	Failed    int
 	// Damaged are the batches whose records cannot be read back from the
 	// store. They stay queued, and are not tried again.
@@ -128,6 +130,9 @@ type Store interface {
 	Load(ctx context.Context, now time.Time, maxRecords int, judge Judge) (LoadReport, error)
 	// Counts returns where the site's records are.
 	Counts(ctx context.Context, site SiteID) (Counts, error)
+	// Sites returns how each site that is served stands, in the order of their
+	// names. It reads counts and roll-ups, and no rows of large tables.
+	Sites(ctx context.Context) ([]SiteState, error)
 
 	// Status sums up what was loaded and what failed in [q.From, q.To), by
 	// time of loading; a zero q.To sets no end. Resources come in order of
@@ -230,6 +235,15 @@ type Service struct {
 	maxQueued int64
 	idlePoll  time.Duration
 	wake      chan struct{}
+	stats     struct{ accepted, refused, new, corrected, unchanged, failed atomic.Int64 }
+}
+
+// Stats returns what the service has done since it began.
+func (s *Service) Stats() Stats {
+	return Stats{
+		Accepted: s.stats.accepted.Load(), Refused: s.stats.refused.Load(),
+		New: s.stats.new.Load(), Corrected: s.stats.corrected.Load(), Unchanged: s.stats.unchanged.Load(), Failed: s.stats.failed.Load(),
+	}
 }
 
 // New returns the service of a store. Its Run loads what Accept accepts.

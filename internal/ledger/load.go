@@ -65,6 +65,12 @@ func (s *Service) LoadSome(ctx context.Context) (LoadReport, error) {
 	for _, id := range report.Damaged {
 		s.log.Error("a batch is damaged and stays queued, set aside; restore the ledger from a backup", "batch", id)
 	}
+	if err == nil {
+		s.stats.new.Add(int64(report.Loaded - report.Unchanged - report.Corrected))
+		s.stats.corrected.Add(int64(report.Corrected))
+		s.stats.unchanged.Add(int64(report.Unchanged))
+		s.stats.failed.Add(int64(report.Failed))
+	}
 	if err == nil && report.Batches > 0 {
 		s.log.Debug("loaded", "batches", report.Batches, "records", report.Loaded,
 			"unchanged", report.Unchanged, "failed", report.Failed, "took", s.clock().Sub(start))

@@ -69,8 +69,8 @@ func (l *Ledger) Accept(ctx context.Context, b *ledger.Batch, maxQueued int64) e
 		}
 		b.ID = conn.LastInsertRowID()
 		err = sqlitex.Execute(conn, `
-			UPDATE sites SET accepted = accepted + ?1, queued = queued + ?1 WHERE site_id = ?2`,
-			&sqlitex.ExecOptions{Args: []any{n, int64(b.Site)}})
+			UPDATE sites SET accepted = accepted + ?1, queued = queued + ?1, last_accepted_at = ?3 WHERE site_id = ?2`,
+			&sqlitex.ExecOptions{Args: []any{n, int64(b.Site), ledger.Nanos(b.AcceptedAt)}})
 		if err != nil {
 			return err
 		}

@@ -46,6 +46,7 @@ func TestStore(t *testing.T, open func(t *testing.T) (replica func() ledger.Stor
 		"Clear":                testClear,
 		"Loaded":               testLoaded,
 		"LoadedBy":             testLoadedBy,
+		"Sites":                testSites,
 		"LoadedCursor":         testLoadedCursor,
 		"Revisions":            testRevisions,
 		"Summary":              testSummary,

@@ -216,6 +216,7 @@ func (m *storeModel) together(log *acceptLog, scripts [][]call) {
 		got.Batches += r.Batches
 		got.Loaded += r.Loaded
 		got.Unchanged += r.Unchanged
+		got.Corrected += r.Corrected
 		got.Failed += r.Failed
 	}
 	for _, s := range m.sites {
@@ -237,6 +238,7 @@ func (m *storeModel) loadUntil(ctx context.Context, service *ledger.Service, ove
 		sum.Batches += report.Batches
 		sum.Loaded += report.Loaded
 		sum.Unchanged += report.Unchanged
+		sum.Corrected += report.Corrected
 		sum.Failed += report.Failed
 		for _, s := range m.sites {
 			if c, err := service.Counts(ctx, s.who); err != nil || c.Accepted != c.Loaded+c.Failed+c.Queued {

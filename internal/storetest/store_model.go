@@ -132,6 +132,8 @@ func (s *modelSite) loadRecord(r modelRecord, policy ledger.Policy, at time.Time
 	} else if amieusage.ContentDigest(e.newest().Record) == amieusage.ContentDigest(r.Record) {
 		report.Unchanged++
 		return
+	} else {
+		report.Corrected++
 	}
 	e.revisions = append(e.revisions, modelRevision{r, s.batches, at})
 	s.gross += charge - before

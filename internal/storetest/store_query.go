@@ -233,6 +233,49 @@ func testLoadedBy(m *storeModel) {
 	m.equal("one of another user", 0, len(one))
 }
 
+// testSites asks how all sites stand.
+func testSites(m *storeModel) {
+	empty, err := m.store.Sites(context.Background())
+	m.noError(err)
+	m.equal("sites of an empty ledger", 0, len(empty))
+	s, quiet := m.site("PSC"), m.site("NCSA")
+	eve := func(r *amieusage.ComputeRecord) { r.Username = "eve" }
+	first := m.now
+	m.send(s, job("1", "4"), job("2", "6", onResource(gpus)), job("3", "1", eve))
+	look := func() ledger.SiteState {
+		states, err := m.store.Sites(context.Background())
+		m.noError(err)
+		m.equal("sites", []string{quiet.name, s.name}, []string{states[0].Name, states[1].Name})
+		m.equal("charges of a site that has sent nothing", 0, len(states[0].Charges))
+		states[0].Charges = nil
+		m.equal("a site that has sent nothing", ledger.SiteState{Name: quiet.name}, states[0])
+		return states[1]
+	}
+	state := look()
+	m.equal("queued", ledger.Counts{Accepted: 3, Queued: 3}, state.Counts)
+	if state.LastAccepted.Before(first) || !state.OldestQueued.Equal(state.LastAccepted) {
+		m.t.Errorf("sent at %s: last %s, oldest %s", first, state.LastAccepted, state.OldestQueued)
+	}
+	oldest := state.OldestQueued
+	m.send(s, job("1", "5"))
+	if state = look(); !state.OldestQueued.Equal(oldest) || !state.LastAccepted.After(oldest) {
+		m.t.Errorf("last %s, oldest %s, which was %s", state.LastAccepted, state.OldestQueued, oldest)
+	}
+	m.load()
+	m.send(s, adjustment(amieusage.Refund, "a", "2"))
+	m.load()
+	state = look()
+	m.equal("loaded", ledger.Counts{Accepted: 5, Loaded: 4, Failed: 1}, state.Counts)
+	if !state.OldestQueued.IsZero() || !state.LastAccepted.After(oldest) {
+		m.t.Errorf("last %s, oldest %s", state.LastAccepted, state.OldestQueued)
+	}
+	m.equal("charges", []ledger.ResourceCharge{
+		{Resource: gpus, Used: chargeOf("6"), GivenBack: chargeOf("0")},
+		{Resource: bulk, Used: chargeOf("5"), GivenBack: chargeOf("2")},
+	}, state.Charges)
+	m.check()
+}
+
 // emptyIsNil makes no difference between no list and an empty one.
 var emptyIsNil = cmp.Transformer("empty", func(l []amieusage.LoadedRecord) []amieusage.LoadedRecord {
 	return append([]amieusage.LoadedRecord{}, l...)
