@@ -78,13 +78,14 @@ Dates are in UTC, and both days are part of the allocation.`,
 
 func (p *program) adminSiteCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "site",
-		Short:   "Manage sites",
-		Example: `  amieusage admin site add PSC --db ledger.db`,
-		Args:    cobra.NoArgs,
-		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Use:   "site",
+		Short: "Manage sites",
+		Example: `  amieusage admin site add PSC --db ledger.db
+  amieusage admin site list --db ledger.db`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(p.withLedger(&cobra.Command{
+	cmd.AddCommand(p.adminSiteListCommand(), p.withLedger(&cobra.Command{
 		Use:     "add NAME --db DB",
 		Short:   "Add a site",
 		Example: `  amieusage admin site add PSC --db ledger.db`,
@@ -105,6 +106,50 @@ func (p *program) adminSiteCommand() *cobra.Command {
 		return nil
 	}))
 	return cmd
+}
+
+func (p *program) adminSiteListCommand() *cobra.Command {
+	var output outputFlag
+	cmd := p.withLedger(&cobra.Command{
+		Use:   "list --db DB",
+		Short: "List the sites, with what they have sent",
+		Example: `  amieusage admin site list --db ledger.db
+  amieusage admin site list --db ledger.db -o json`,
+		Args: cobra.NoArgs,
+	}, false, func(ctx context.Context, store ledgerStore, _ []string) error {
+		sites, err := store.Sites(ctx)
+		if err != nil {
+			return err
+		}
+		views, rows := []siteView{}, [][]string{}
+		for _, s := range sites {
+			views = append(views, siteView{s.Name, s.Accepted, s.Loaded, s.Failed, s.Queued, s.LastAccepted.UTC(), s.OldestQueued.UTC()})
+			rows = append(rows, []string{s.Name, strconv.FormatInt(s.Accepted, 10), strconv.FormatInt(s.Loaded, 10),
+				strconv.FormatInt(s.Failed, 10), strconv.FormatInt(s.Queued, 10), sentAt(s.LastAccepted)})
+		}
+		return p.print(output, views, []string{"SITE", "ACCEPTED", "LOADED", "FAILED", "QUEUED", "LAST SEND"}, rows)
+	})
+	output.add(cmd)
+	return cmd
+}
+
+func sentAt(t time.Time) string {
+	if t.IsZero() {
+		return "never"
+	}
+	return t.UTC().Format(time.RFC3339)
+}
+
+// A siteView is a site as programs see it. Accepted is the sum of the other three
+// numbers of records; failed records are counted even after they were cleared.
+type siteView struct {
+	Name         string    `json:"name"`
+	Accepted     int64     `json:"accepted"`
+	Loaded       int64     `json:"loaded"`
+	Failed       int64     `json:"failed"`
+	Queued       int64     `json:"queued"`
+	LastSend     time.Time `json:"last_send,omitzero"`
+	OldestQueued time.Time `json:"oldest_queued,omitzero"`
 }
 
 func (p *program) adminKeyCommand() *cobra.Command {

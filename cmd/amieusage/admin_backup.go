@@ -56,7 +56,7 @@ run.`,
 		Example: `  amieusage admin restore /var/backups/ledger.db --db ledger.db`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := db.resolve(); err != nil {
+			if err := db.resolve(p.stderr); err != nil {
 				return err
 			}
 			if !db.isFile() {

@@ -67,7 +67,7 @@ database cannot be used.`,
 
 func (p *program) copyLedger(ctx context.Context, o *copyOptions) (err error) {
 	to := dbFlag(o.to)
-	if err := to.resolve(); err != nil {
+	if err := to.resolve(p.stderr); err != nil {
 		return usageError("required flag(s) \"to\" not set, nor is %s", dbVariable)
 	}
 	if to.isFile() {
@@ -107,7 +107,11 @@ func (p *program) copyLedger(ctx context.Context, o *copyOptions) (err error) {
 		}
 	}
 	if err == nil {
-		fmt.Fprintf(p.stderr, "copied and equal; go on with: amieusage serve --db %s\n", to)
+		again, secret := postgres.WithoutPassword(string(to))
+		fmt.Fprintf(p.stderr, "copied and equal; go on with: amieusage serve --db '%s'\n", printable(again))
+		if secret {
+			fmt.Fprintln(p.stderr, "and with the password in PGPASSWORD or a passfile, or the whole URL in "+dbVariable)
+		}
 	}
 	if e, ok := errors.AsType[*amieusage.Error](err); ok && e.Code == amieusage.CodeUnavailable {
 		again := "the same command goes on from here"

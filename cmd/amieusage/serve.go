@@ -99,7 +99,7 @@ to 10 seconds; the rest stays queued for the next start.`,
 }
 
 func (p *program) serve(ctx context.Context, o *serveOptions) error {
-	if err := o.db.resolve(); err != nil {
+	if err := o.db.resolve(p.stderr); err != nil {
 		return err
 	}
 	log, err := p.logger(o.logFormat, o.verbose)
@@ -150,7 +150,7 @@ func (p *program) serve(ctx context.Context, o *serveOptions) error {
 			log.Error("closing the ledger", "error", err)
 		}
 	}()
-	config := ledger.Config{Store: store, Policy: policy, Clock: p.clock, Logger: log, MaxQueued: o.maxQueued}
+	config := ledger.Config{Store: store, Policy: policy, Clock: p.clock, Logger: log, MaxQueued: o.maxQueued, MaxAhead: ledger.DefaultMaxAhead}
 	replicas, listens := store.(listener)
 	if listens {
 		config.IdlePoll = listeningPoll

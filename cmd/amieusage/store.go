@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"io/fs"
 	"os"
 
@@ -33,8 +35,15 @@ func (db *dbFlag) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar((*string)(db), "db", "", "the ledger: a file, or postgres://USER@HOST/DATABASE (required; or "+dbVariable+")")
 }
 
-// resolve sets what the flag leaves open from the environment.
-func (db *dbFlag) resolve() error {
+// resolve sets what the flag leaves open from the environment. A password among the
+// arguments is warned of.
+func (db *dbFlag) resolve(stderr io.Writer) error {
+	if *db != "" && !db.isFile() {
+		if _, secret := postgres.WithoutPassword(string(*db)); secret {
+			fmt.Fprintln(stderr, "amieusage: warning: the database's password stands among the arguments, where all users of this machine see it: "+
+				"give it as PGPASSWORD or in a passfile, or the whole URL as "+dbVariable)
+		}
+	}
 	if *db == "" {
 		*db = dbFlag(os.Getenv(dbVariable))
 	}
@@ -77,7 +86,7 @@ func (p *program) withLedger(cmd *cobra.Command, creates bool, work func(ctx con
 	var db dbFlag
 	db.add(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
-		if err := db.resolve(); err != nil {
+		if err := db.resolve(p.stderr); err != nil {
 			return err
 		}
 		if !creates && db.isFile() {

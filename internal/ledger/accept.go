@@ -38,6 +38,9 @@ func (s *Service) Accept(ctx context.Context, who Caller, resources map[string]b
 	}
 	for _, raw := range items {
 		record, err := amieusage.CheckRecord(usageType, raw)
+		if err == nil && s.maxAhead > 0 {
+			err = timesAhead(record, batch.AcceptedAt.Add(s.maxAhead))
+		}
 		if err == nil && s.policy != Open && !resources[record.Common().Resource] {
 			err = &amieusage.ValidationError{Fields: []amieusage.FieldError{
 				{Field: "Resource", Problem: "is not a resource of this site"},
@@ -61,6 +64,33 @@ func (s *Service) Accept(ctx context.Context, who Caller, resources map[string]b
 	s.stats.refused.Add(int64(len(answer.FailedRecords)))
 	answer.Message = amieusage.QueuedMessage(len(batch.Records), len(answer.FailedRecords))
 	return answer, nil
+}
+
+// timesAhead refuses compute and storage records with times behind the last one that
+// is believed: they would be in no period that anybody looks at. Adjustments may be
+// for what is to come, such as reservations.
+func timesAhead(record amieusage.Record, last time.Time) error {
+	type named struct {
+		field string
+		time  time.Time
+	}
+	var times []named
+	switch r := record.(type) {
+	case *amieusage.ComputeRecord:
+		times = []named{{"SubmitTime", r.SubmitTime}, {"StartTime", r.StartTime}, {"EndTime", r.EndTime}}
+	case *amieusage.StorageRecord:
+		times = []named{{"CollectionTime", r.CollectionTime}}
+	}
+	var fields []amieusage.FieldError
+	for _, t := range times {
+		if t.time.After(last) {
+			fields = append(fields, amieusage.FieldError{Field: t.field, Problem: "is more than a day ahead: " + amieusage.FormatTime(t.time)})
+		}
+	}
+	if fields == nil {
+		return nil
+	}
+	return &amieusage.ValidationError{Fields: fields}
 }
 
 // Wake tells Run that there is something to load.

@@ -196,6 +196,9 @@ type Config struct {
 	// MaxQueued is the number of queued records from which on a site is asked
 	// to wait; 0: [DefaultMaxQueued].
 	MaxQueued int64
+	// MaxAhead is how far times of compute and storage records may lie ahead of
+	// Clock; 0: they may be any.
+	MaxAhead time.Duration
 	// IdlePoll is how often an idle Run looks for what was accepted without its
 	// being told; 0: [DefaultIdlePoll].
 	IdlePoll time.Duration
@@ -204,6 +207,9 @@ type Config struct {
 // DefaultMaxQueued is the number of queued records of a site from which on
 // further sends are refused until loading has caught up.
 const DefaultMaxQueued = 5_000_000
+
+// DefaultMaxAhead is how far a site's clock may be ahead of the service's.
+const DefaultMaxAhead = 24 * time.Hour
 
 // DefaultIdlePoll is how often an idle service looks for batches that another
 // program has accepted, where nobody tells it of them.
@@ -233,6 +239,7 @@ type Service struct {
 	clock     func() time.Time
 	log       *slog.Logger
 	maxQueued int64
+	maxAhead  time.Duration
 	idlePoll  time.Duration
 	wake      chan struct{}
 	stats     struct{ accepted, refused, new, corrected, unchanged, failed atomic.Int64 }
@@ -254,6 +261,7 @@ func New(c Config) *Service {
 		clock:     c.Clock,
 		log:       c.Logger,
 		maxQueued: c.MaxQueued,
+		maxAhead:  c.MaxAhead,
 		idlePoll:  c.IdlePoll,
 		wake:      make(chan struct{}, 1),
 	}

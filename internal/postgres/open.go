@@ -22,7 +22,7 @@ const oldestServer = 13
 // connect opens the pool, and makes sure that there is a database that a ledger
 // can be in.
 func connect(ctx context.Context, url string, o Options) (*database, error) {
-	config, err := pgxpool.ParseConfig(url)
+	config, err := pgxpool.ParseConfig(normal(url))
 	if err != nil {
 		return nil, urlError(url, err)
 	}

@@ -82,14 +82,9 @@ type database struct {
 	migrations      fs.FS
 }
 
-// IsURL reports whether a --db names a database of PostgreSQL.
-func IsURL(db string) bool {
-	return strings.HasPrefix(db, "postgres://") || strings.HasPrefix(db, "postgresql://")
-}
-
 // Redacted returns the URL without its password.
 func Redacted(url string) string {
-	config, err := pgx.ParseConfig(url)
+	config, err := pgx.ParseConfig(normal(url))
 	if err != nil || !prepare(config) {
 		return "postgres://…"
 	}

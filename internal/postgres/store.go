@@ -36,7 +36,7 @@ type Ledger struct {
 func Open(ctx context.Context, url string, o Options) (*Ledger, error) {
 	listenURL := cmp.Or(o.ListenURL, url)
 	// As a pool's, whose settings are no server's.
-	listen, err := pgxpool.ParseConfig(listenURL)
+	listen, err := pgxpool.ParseConfig(normal(listenURL))
 	if err != nil || !prepare(listen.ConnConfig) {
 		return nil, urlError(listenURL, err)
 	}
