@@ -54,7 +54,7 @@ func (m *Message) Append(r Record) error {
 	if r.UsageType() != m.UsageType {
 		return &Error{
 			Code:    CodeInvalid,
-			Message: "a " + string(r.UsageType()) + " record cannot go into a " + string(m.UsageType) + " message",
+			Message: withArticle(r.UsageType()) + " record cannot go into " + withArticle(m.UsageType) + " message",
 			Hint:    "send records of different kinds in different messages",
 		}
 	}
@@ -198,4 +198,13 @@ func SplitByType(records []Record) []*Message {
 		m.Records = append(m.Records, r)
 	}
 	return messages
+}
+
+// withArticle returns a usage type as it stands before a noun: a Compute, an
+// Adjustment.
+func withArticle(t UsageType) string {
+	if t == Adjustment {
+		return "an " + string(t)
+	}
+	return "a " + string(t)
 }

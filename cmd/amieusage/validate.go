@@ -51,7 +51,7 @@ is none of the record's is told: it may be misspelt, and nothing is charged by i
 					if err == nil {
 						result.Valid++
 						for _, field := range amieusage.UnknownFields(item.Record) {
-							tell(&result.Warnings, fmt.Sprintf("%s: warning: a %s record has no field %s: nothing is charged by it", item.Place, item.Record.UsageType(), field))
+							tell(&result.Warnings, fmt.Sprintf("%s: warning: %s records have no field %s: nothing is charged by it", item.Place, item.Record.UsageType(), field))
 						}
 						continue
 					}
