@@ -26,13 +26,32 @@ change at once.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(p.adminImportCommand(), p.adminSiteCommand(), p.adminKeyCommand(), p.adminVerifyCommand(), p.adminCopyCommand(), p.adminArchiveCommand(),
+	cmd.AddCommand(p.adminImportCommand(), p.adminExportCommand(), p.adminSiteCommand(), p.adminKeyCommand(), p.adminVerifyCommand(), p.adminCopyCommand(), p.adminArchiveCommand(),
 		p.adminDistributeCommand(), p.adminBackupCommand(), p.adminRestoreCommand())
 	return cmd
 }
 
-func (p *program) adminImportCommand() *cobra.Command {
+func (p *program) adminExportCommand() *cobra.Command {
 	return p.withLedger(&cobra.Command{
+		Use:   "export --db DB",
+		Short: "Print the registry as the file that import takes",
+		Long: `Print the registry (sites, resources, projects, users, allocations) as registry.yaml:
+to be edited and imported again, compared, or kept. API keys are not part of it.`,
+		Example: `  amieusage admin export --db ledger.db > registry.yaml
+  amieusage admin export --db ledger.db | diff registry.yaml -`,
+		Args: cobra.NoArgs,
+	}, false, func(ctx context.Context, store ledgerStore, _ []string) error {
+		spec, err := store.Export(ctx)
+		if err == nil {
+			_, err = p.stdout.Write(siteconfig.FormatRegistry(spec))
+		}
+		return err
+	})
+}
+
+func (p *program) adminImportCommand() *cobra.Command {
+	var dryRun bool
+	cmd := p.withLedger(&cobra.Command{
 		Use:   "import REGISTRY.yaml --db DB",
 		Short: "Bring the registry in line with a file",
 		Long: `Bring the registry in line with a YAML file, and show what changed. The file
@@ -51,8 +70,9 @@ not name stay as they are. Importing the same file again changes nothing.
             - {resource: bridges2-rm.psc.access-ci.org, amount: 100000, start: 2026-01-01, end: 2026-12-31}
 
 Dates are in UTC, and both days are part of the allocation.`,
-		Example: `  amieusage admin import registry.yaml --db ledger.db`,
-		Args:    cobra.ExactArgs(1),
+		Example: `  amieusage admin import registry.yaml --db ledger.db --dry-run
+  amieusage admin import registry.yaml --db ledger.db`,
+		Args: cobra.ExactArgs(1),
 	}, true, func(ctx context.Context, store ledgerStore, args []string) error {
 		data, err := os.ReadFile(args[0])
 		if err != nil {
@@ -62,6 +82,7 @@ Dates are in UTC, and both days are part of the allocation.`,
 		if err != nil {
 			return &statusError{exitUsage, err}
 		}
+		spec.DryRun = dryRun
 		changes, err := store.Import(ctx, spec)
 		if err != nil {
 			return &statusError{exitUsage, err}
@@ -71,9 +92,13 @@ Dates are in UTC, and both days are part of the allocation.`,
 		}
 		if len(changes) == 0 {
 			fmt.Fprintln(p.stdout, "nothing changed")
+		} else if dryRun {
+			fmt.Fprintln(p.stdout, "this is a dry run: nothing changed")
 		}
 		return nil
 	})
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "show what would change, and change nothing")
+	return cmd
 }
 
 func (p *program) adminSiteCommand() *cobra.Command {

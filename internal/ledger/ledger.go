@@ -166,6 +166,9 @@ type Store interface {
 	// names an allocation on what is no resource of the site, is
 	// amieusage.CodeInvalid, and changes nothing.
 	Import(ctx context.Context, spec *RegistrySpec) ([]Change, error)
+	// Export states the registries of all sites that are served, in the order of
+	// their names: to import that changes nothing.
+	Export(ctx context.Context) (*RegistrySpec, error)
 	// CreateKey stores a key's hash. An unknown site is
 	// amieusage.CodeNotFound.
 	CreateKey(ctx context.Context, siteName string, hash KeyHash, label string, now time.Time) (Key, error)

@@ -1,7 +1,12 @@
 package ledger
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/amieusage/amieusage"
@@ -74,6 +79,38 @@ func (r *Registry) Check(record amieusage.Record) Failure {
 // whole of every project that it names.
 type RegistrySpec struct {
 	Sites []SiteSpec
+	// DryRun: an import only returns what it would change.
+	DryRun bool
+}
+
+// ErrDryRun takes the transaction of an import back that was to change nothing.
+var ErrDryRun = errors.New("a dry run changes nothing")
+
+// SpecOf states all of a site's registry, in the order of names and times.
+func SpecOf(name string, r *Registry) SiteSpec {
+	spec := SiteSpec{Name: name, Resources: slices.Sorted(maps.Keys(r.Resources))}
+	resources, users := map[int64]string{}, map[int64]string{}
+	for name, id := range r.Resources {
+		resources[id] = name
+	}
+	for name, id := range r.Users {
+		users[id] = name
+	}
+	for _, id := range slices.Sorted(maps.Keys(r.Projects)) {
+		p := ProjectSpec{ID: id, Users: []string{}, Allocations: []AllocationSpec{}}
+		for user := range r.Projects[id].Users {
+			p.Users = append(p.Users, users[user])
+		}
+		slices.Sort(p.Users)
+		for _, a := range r.Projects[id].Allocations {
+			p.Allocations = append(p.Allocations, AllocationSpec{resources[a.Resource], a.Amount, a.Start, a.End})
+		}
+		slices.SortFunc(p.Allocations, func(a, b AllocationSpec) int {
+			return cmp.Or(strings.Compare(a.Resource, b.Resource), a.Start.Compare(b.Start))
+		})
+		spec.Projects = append(spec.Projects, p)
+	}
+	return spec
 }
 
 // A SiteSpec states a site. Resources and projects that it does not name stay

@@ -166,16 +166,42 @@ func (l *Ledger) Import(ctx context.Context, spec *ledger.RegistrySpec) (changes
 			for _, site := range spec.Sites {
 				changes = append(changes, changed[site.Name]...)
 			}
+			if spec.DryRun {
+				return ledger.ErrDryRun
+			}
 			return nil
 		})
 		if !isUniqueViolation(err) {
 			break
 		}
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, ledger.ErrDryRun) {
 		return nil, err
 	}
 	return changes, nil
+}
+
+// Export states the registries of all sites that are served, each as it is at one
+// moment.
+func (l *Ledger) Export(ctx context.Context) (*ledger.RegistrySpec, error) {
+	served, err := l.servedSites(ctx)
+	if err != nil {
+		return nil, err
+	}
+	spec := &ledger.RegistrySpec{}
+	for _, s := range served {
+		err := l.db.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
+			r, err := readRegistry(ctx, tx, ledger.SiteID(s.ID))
+			if err == nil {
+				spec.Sites = append(spec.Sites, ledger.SpecOf(s.Name, r))
+			}
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return spec, nil
 }
 
 // importTries is how often an import or a new key may come upon the number or

@@ -12,15 +12,7 @@ import (
 // Sites returns how each site stands, in the order of their names. Each is asked
 // for by itself, where it lies.
 func (l *Ledger) Sites(ctx context.Context) (sites []ledger.SiteState, err error) {
-	type site struct {
-		ID   int64
-		Name string
-	}
-	var served []site
-	err = l.db.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		served, err = rowsOf(ctx, tx, pgx.RowToStructByPos[site], `SELECT site_id, name FROM sites WHERE served ORDER BY name`)
-		return err
-	})
+	served, err := l.servedSites(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -57,6 +49,19 @@ func (l *Ledger) Sites(ctx context.Context) (sites []ledger.SiteState, err error
 		sites = append(sites, state)
 	}
 	return sites, nil
+}
+
+type servedSite struct {
+	ID   int64
+	Name string
+}
+
+func (l *Ledger) servedSites(ctx context.Context) (served []servedSite, err error) {
+	err = l.db.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		served, err = rowsOf(ctx, tx, pgx.RowToStructByPos[servedSite], `SELECT site_id, name FROM sites WHERE served ORDER BY name`)
+		return err
+	})
+	return served, err
 }
 
 // A PoolState is how a pool of connections stands.

@@ -1,8 +1,10 @@
 package siteconfig
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/amieusage/amieusage"
@@ -172,4 +174,46 @@ func registryAllocation(v value) (a ledger.AllocationSpec, err error) {
 		return a, v.errorf("an allocation lies between the years 1970 and 2199")
 	}
 	return a, nil
+}
+
+// FormatRegistry writes a registry.yaml, which [ParseRegistry] reads.
+func FormatRegistry(spec *ledger.RegistrySpec) []byte {
+	var b bytes.Buffer
+	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	line("sites:")
+	for _, s := range spec.Sites {
+		line("  - name: %s", quoted(s.Name))
+		if len(s.Resources) > 0 {
+			line("    resources:")
+		}
+		for _, r := range s.Resources {
+			line("      - {name: %s}", quoted(r))
+		}
+		if len(s.Projects) > 0 {
+			line("    projects:")
+		}
+		for _, p := range s.Projects {
+			line("      - id: %s", quoted(p.ID))
+			line("        users: %s", flow(p.Users))
+			if len(p.Allocations) == 0 {
+				line("        allocations: []")
+				continue
+			}
+			line("        allocations:")
+			for _, a := range p.Allocations {
+				line("          - {resource: %s, amount: %s, start: %s, end: %s}", quoted(a.Resource),
+					amieusage.ChargeOfMillionths(a.Amount), dayOrTime(a.Start, 0), dayOrTime(a.End, -1))
+			}
+		}
+	}
+	return b.Bytes()
+}
+
+// dayOrTime returns a time that is a midnight in UTC as the day that is so many days
+// after it, and another one as it is.
+func dayOrTime(t time.Time, days int) string {
+	if t = t.UTC(); t.Truncate(24 * time.Hour).Equal(t) {
+		return t.AddDate(0, 0, days).Format(time.DateOnly)
+	}
+	return strconv.Quote(amieusage.FormatTime(t))
 }

@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"context"
+	"errors"
 
 	"zombiezen.com/go/sqlite"
 	"zombiezen.com/go/sqlite/sqlitex"
@@ -129,12 +130,32 @@ func (l *Ledger) Import(ctx context.Context, spec *ledger.RegistrySpec) (changes
 			}
 			changes = append(changes, changed...)
 		}
+		if spec.DryRun {
+			return ledger.ErrDryRun
+		}
 		return nil
 	})
-	if err != nil {
+	if err != nil && !errors.Is(err, ledger.ErrDryRun) {
 		return nil, err
 	}
 	return changes, nil
+}
+
+// Export states the registries of all sites.
+func (l *Ledger) Export(ctx context.Context) (spec *ledger.RegistrySpec, err error) {
+	err = l.db.read(ctx, func(conn *sqlite.Conn) error {
+		spec = &ledger.RegistrySpec{}
+		return sqlitex.Execute(conn, `SELECT site_id, name FROM sites ORDER BY name`, &sqlitex.ExecOptions{
+			ResultFunc: func(stmt *sqlite.Stmt) error {
+				name := stmt.ColumnText(1)
+				r, err := readRegistry(conn, ledger.SiteID(stmt.ColumnInt64(0)))
+				if err == nil {
+					spec.Sites = append(spec.Sites, ledger.SpecOf(name, &r.Registry))
+				}
+				return err
+			}})
+	})
+	return spec, err
 }
 
 func importSite(conn *sqlite.Conn, spec *ledger.SiteSpec) ([]ledger.Change, error) {

@@ -47,6 +47,7 @@ func TestStore(t *testing.T, open func(t *testing.T) (replica func() ledger.Stor
 		"Loaded":               testLoaded,
 		"LoadedBy":             testLoadedBy,
 		"Sites":                testSites,
+		"Export":               testExport,
 		"LoadedCursor":         testLoadedCursor,
 		"Revisions":            testRevisions,
 		"Summary":              testSummary,

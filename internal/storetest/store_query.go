@@ -276,6 +276,42 @@ func testSites(m *storeModel) {
 	m.check()
 }
 
+// testExport has the registry written, and tries an import without doing it.
+func testExport(m *storeModel) {
+	ctx := context.Background()
+	s := m.site("PSC")
+	before, err := m.store.Export(ctx)
+	m.noError(err)
+	m.equal("sites", 1, len(before.Sites))
+	spec := &ledger.RegistrySpec{DryRun: true, Sites: []ledger.SiteSpec{
+		{Name: "NCSA", Resources: []string{"new"}},
+		{Name: s.name, Resources: []string{"another"}, Projects: []ledger.ProjectSpec{{ID: alpha, Users: []string{"eve"}}}},
+	}}
+	tried, err := m.store.Import(ctx, spec)
+	m.noError(err)
+	after, err := m.store.Export(ctx)
+	m.noError(err)
+	m.equal("the registry after a dry run", before, after)
+	m.send(s, job("1", "1"))
+	m.load()
+	m.check() // alice is still on the project
+
+	again, err := m.store.Import(ctx, before)
+	m.noError(err)
+	m.equal("what an import of an export changes", 0, len(again))
+	spec.DryRun = false
+	done, err := m.store.Import(ctx, spec)
+	m.noError(err)
+	m.equal("what was tried", done, tried)
+	if after, err = m.store.Export(ctx); err == nil {
+		m.equal("sites", []string{"NCSA", s.name}, []string{after.Sites[0].Name, after.Sites[1].Name})
+		m.equal("users", []string{"eve"}, after.Sites[1].Projects[0].Users)
+		m.equal("allocations", before.Sites[0].Projects[0].Allocations, after.Sites[1].Projects[0].Allocations)
+	}
+	m.noError(err)
+	m.sites = nil // the model has nothing of it
+}
+
 // emptyIsNil makes no difference between no list and an empty one.
 var emptyIsNil = cmp.Transformer("empty", func(l []amieusage.LoadedRecord) []amieusage.LoadedRecord {
 	return append([]amieusage.LoadedRecord{}, l...)

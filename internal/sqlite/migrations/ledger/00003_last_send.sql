@@ -2,4 +2,6 @@
 
 -- +goose Up
 ALTER TABLE sites ADD COLUMN last_accepted_at INTEGER NOT NULL DEFAULT 0;
-UPDATE sites SET last_accepted_at = coalesce((SELECT max(accepted_at) FROM batches WHERE batches.site_id = sites.site_id), 0);
+UPDATE sites SET last_accepted_at = t.accepted_at
+FROM (SELECT site_id, max(accepted_at) AS accepted_at FROM batches GROUP BY site_id) AS t
+WHERE t.site_id = sites.site_id;
