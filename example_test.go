@@ -291,3 +291,183 @@ func ExampleLoadedQuery() {
 	fmt.Println(q.Values().Encode())
 	// Output: FromTime=2026-10-01T00%3A00%3A00Z&LocalProjectID=p.abc123456.000&ToTime=2026-11-01T00%3A00%3A00Z
 }
+
+func ExampleComputeRecord() {
+	record := job() // with each of its fields
+	fmt.Println(record.UsageType(), record.Validate())
+	fmt.Println(amieusage.FormatTime(record.AllocationTime()), "decides which allocation pays")
+	fmt.Println(amieusage.FormatTime(record.UsageTime()), "is when it was used")
+	// Output:
+	// Compute <nil>
+	// 2026-10-01T23:59:00Z decides which allocation pays
+	// 2026-10-02T03:59:00Z is when it was used
+}
+
+func ExampleStorageRecord() {
+	record := &amieusage.StorageRecord{
+		Username: "alice", LocalProjectID: "p.abc123456.000", LocalRecordID: "scratch-alice", Resource: "ocean.psc.access-ci.org",
+		CollectionTime: time.Date(2026, 10, 1, 0, 0, 0, 0, time.UTC), Charge: amieusage.MustParseCharge("1.5"),
+		BytesStored: amieusage.CountOf(1_500_000_000_000), FileCount: amieusage.CountOf(120_000), MediaType: "Disk",
+	}
+	fmt.Println(record.Validate())
+	fmt.Println(record)
+	// Output:
+	// <nil>
+	// Storage scratch-alice of alice for p.abc123456.000 on ocean.psc.access-ci.org at 2026-10-01T00:00:00Z: charge 1.5
+}
+
+func ExampleAdjustmentRecord() {
+	record := &amieusage.AdjustmentRecord{
+		AdjustmentType: amieusage.Refund, Username: "alice", LocalProjectID: "p.abc123456.000", LocalRecordID: "refund-4711",
+		Resource: "bridges2-rm.psc.access-ci.org", StartTime: job().SubmitTime, Charge: amieusage.ChargeOf(8), Comment: "a node failed",
+	}
+	fmt.Println(record.Validate(), record.AdjustmentType.GivesBack(), amieusage.Reservation.GivesBack())
+	// The time is no part of what it is known by: the same id again is a correction.
+	fmt.Println(record.Identity().KeyTime.IsZero())
+	// Output:
+	// <nil> true false
+	// true
+}
+
+func ExampleCheckRecord() {
+	record, err := amieusage.CheckRecord(amieusage.Compute, []byte(`{"LocalRecordID": "4711", "Charge": "x"}`))
+	fmt.Println(record.Common().LocalRecordID)
+	if invalid, ok := errors.AsType[*amieusage.ValidationError](err); ok {
+		fmt.Println(len(invalid.Fields), "fields are wrong, among them", invalid.Fields[0].Field)
+	}
+	// Output:
+	// 4711
+	// 8 fields are wrong, among them Username
+}
+
+func ExampleNewMessage() {
+	_, err := amieusage.NewMessage(job(), &amieusage.AdjustmentRecord{})
+	fmt.Println(err)
+	// Output: an Adjustment record cannot go into a Compute message (send records of different kinds in different messages)
+}
+
+func ExampleNewRecord() {
+	record := amieusage.NewRecord(amieusage.Storage)
+	err := json.Unmarshal([]byte(`{"LocalRecordID": "st-1", "CollectionTime": "2026-10-01"}`), record)
+	fmt.Println(record.Common().LocalRecordID, err)
+	// Output: st-1 <nil>
+}
+
+func ExampleParseCharge() {
+	for _, text := range []string{"16.25", "1e3", "16,25"} {
+		charge, err := amieusage.ParseCharge(text)
+		fmt.Printf("%q %v\n", charge, err)
+	}
+	// Output:
+	// "16.25" <nil>
+	// "1e3" <nil>
+	// "" is not a decimal number: "16,25"
+}
+
+func ExampleChargeOfMillionths() {
+	fmt.Println(amieusage.ChargeOfMillionths(2_500_000))
+	// Output: 2.5
+}
+
+func ExampleParseCount() {
+	count, err := amieusage.ParseCount("128")
+	fmt.Println(count, count.IsSet(), err)
+	// Output: 128 true <nil>
+}
+
+func ExampleCodeForStatus() {
+	fmt.Println(amieusage.CodeForStatus(404), amieusage.CodeTooManyRequests.HTTPStatus())
+	// Output: not_found 429
+}
+
+func ExampleError() {
+	_, err := amieusage.ParseGroupKeys("colour")
+	if e, ok := errors.AsType[*amieusage.Error](err); ok {
+		fmt.Println(e.Code)
+		fmt.Println(e.Message)
+		fmt.Println(e.Hint)
+	}
+	// Output:
+	// invalid
+	// cannot group by "colour"
+	// group by any of resource, project, user, day, month, usage-type, joined by commas
+}
+
+func ExampleFailedRecord() {
+	var failed amieusage.FailedRecords
+	err := json.Unmarshal([]byte(`{"FailedRecords": [{"UsageType": "Compute", "LocalRecordID": "4712", "Username": "bob",
+		"Error": "unknown user", "FailedRecordID": 17}]}`), &failed)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, f := range failed {
+		fmt.Println(f.FailedRecordID, f.Record.Common().Username, f.Error)
+	}
+	// Output: 17 bob unknown user
+}
+
+func ExampleLoadedRecords() {
+	var loaded amieusage.LoadedRecords
+	err := json.Unmarshal([]byte(`[{"AccountingDbRecordID": "1", "LocalRecordID": "4711", "Resource": "rm",
+		"SubmitTime": "2026-10-01 23:59:00", "LoadedTime": "2026-10-02T05:00:00Z", "Charge": 16.25}]`), &loaded)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, r := range loaded {
+		fmt.Println(r, r.Identity() == amieusage.Identity{
+			Resource: "rm", UsageType: amieusage.Compute, LocalRecordID: "4711", KeyTime: r.SubmitTime})
+	}
+	// Output: 1: 4711 on rm submitted 2026-10-01T23:59:00Z loaded 2026-10-02T05:00:00Z: charge 16.25 true
+}
+
+func ExampleParseGroupKeys() {
+	keys, err := amieusage.ParseGroupKeys("Project, month")
+	fmt.Println(keys, err)
+	row := amieusage.SummaryRow{LocalProjectID: "p.abc123456.000", Month: "2026-10"}
+	fmt.Println(row.Group(keys))
+	// Output:
+	// [project month] <nil>
+	// [p.abc123456.000 2026-10]
+}
+
+func ExampleSummaryQuery() {
+	q := amieusage.SummaryQuery{GroupBy: []amieusage.GroupKey{amieusage.ByProject, amieusage.ByResource}, From: job().SubmitTime}
+	fmt.Println(q.Values().Encode())
+	again, err := amieusage.ParseSummaryQuery(q.Values())
+	fmt.Println(again.GroupBy, err)
+	// Output:
+	// FromTime=2026-10-01T23%3A59%3A00Z&GroupBy=project%2Cresource
+	// [project resource] <nil>
+}
+
+func ExampleStatusQuery() {
+	q := amieusage.StatusQuery{From: time.Date(2026, 10, 1, 0, 0, 0, 0, time.UTC)}
+	fmt.Println(q.Values().Encode())
+	// Output: FromTime=2026-10-01T00%3A00%3A00Z
+}
+
+func ExampleExtra() {
+	record := job()
+	record.Extra = amieusage.Extra{{Name: "Cluster", Value: json.RawMessage(`"bridges2"`)}} // a field of the site's own
+	text := string(record.AppendJSON(nil))
+	fmt.Println(strings.Contains(text, `"Cluster":"bridges2"`))
+	// Output: true
+}
+
+func ExampleCSVText() {
+	fmt.Println(amieusage.CSVText("=1+1"), amieusage.CSVText("alice"))
+	// Output: '=1+1 alice
+}
+
+func ExampleQueuedMessage() {
+	fmt.Println(amieusage.QueuedMessage(2, 0))
+	// Output: 2 records have been queued for loading, 0 records failed.
+}
+
+func ExampleAppendMessageStart() {
+	message := amieusage.AppendMessageStart(nil, amieusage.Compute)
+	message = append(job().AppendJSON(message), amieusage.MessageEnd...)
+	usageType, records, err := amieusage.DecodeMessage(message)
+	fmt.Println(usageType, len(records), err)
+	// Output: Compute 1 <nil>
+}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"iter"
 	"log"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -279,4 +280,85 @@ func ExampleWithTLSConfig() {
 	)
 	fmt.Println(c, err)
 	// Output: usage client of site PSC at https://usage.example.org/api/v1 <nil>
+}
+
+func ExampleSendResult() {
+	result, err := client().Send(context.Background(), job("4711", "alice"), job("4712", "bob"))
+	fmt.Println(err, len(result.Accepted()), len(result.Refused()), len(result.Unsent()))
+	for _, o := range result.Outcomes {
+		fmt.Println(o.Record.Common().LocalRecordID, o.State, o.Err)
+	}
+	// Output:
+	// <nil> 1 1 0
+	// 4711 accepted <nil>
+	// 4712 refused unknown user
+}
+
+func ExampleRetryPolicy() {
+	// A nightly job may be patient; a page that somebody looks at may not.
+	patient := usageclient.RetryPolicy{MaxAttempts: 20, MaxDelay: 5 * time.Minute, MaxElapsed: 6 * time.Hour}
+	once := usageclient.RetryPolicy{MaxAttempts: 1}
+	for _, policy := range []usageclient.RetryPolicy{patient, once} {
+		_, err := usageclient.New("PSC", "the-api-key", usageclient.WithRetry(policy), usageclient.WithTimeout(20*time.Second))
+		fmt.Println(err)
+	}
+	// Output:
+	// <nil>
+	// <nil>
+}
+
+func ExampleWithHTTPClient() {
+	c, err := usageclient.New("PSC", "the-api-key", usageclient.WithBaseURL(serviceURL),
+		usageclient.WithHTTPClient(&http.Client{Transport: http.DefaultTransport}), // with a site's own tracing, say
+		usageclient.WithUserAgent("psc-report/1.0"),
+		usageclient.WithLogger(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.CloseIdleConnections()
+	status, err := c.Status(context.Background(), amieusage.StatusQuery{})
+	fmt.Println(len(status), err)
+	// Output: 1 <nil>
+}
+
+func ExampleWithMaxRequestBytes() {
+	// For a service behind a proxy that takes 256 KB and a thousand records.
+	c, err := usageclient.New("PSC", "the-api-key", usageclient.WithBaseURL(serviceURL),
+		usageclient.WithMaxRequestBytes(256<<10), usageclient.WithMaxRequestRecords(1000))
+	if err != nil {
+		log.Fatal(err)
+	}
+	result, err := c.Send(context.Background(), job("4711", "alice"))
+	fmt.Println(len(result.Responses), err)
+	// What a service was found to want can be kept for the next run.
+	c.SetRequestBytes(max(c.RequestBytes(), 0))
+	// Output: 1 <nil>
+}
+
+func ExampleWithBaseURL() {
+	_, err := usageclient.New("PSC", "the-api-key", usageclient.WithBaseURL("http://usage.example.org/api/v1"))
+	fmt.Println(err) // the key would travel in clear text
+	_, err = usageclient.New("PSC", "the-api-key", usageclient.WithBaseURL("http://usage.example.org/api/v1"), usageclient.WithInsecureHTTP())
+	fmt.Println(err)
+	// Output:
+	// the base URL http://usage.example.org would send the API key in clear text (use https://, or WithInsecureHTTP where the network is trusted)
+	// <nil>
+}
+
+func ExampleWithoutValidation() {
+	// The service judges alone.
+	c, err := usageclient.New("PSC", "the-api-key", usageclient.WithBaseURL(serviceURL), usageclient.WithoutValidation())
+	if err != nil {
+		log.Fatal(err)
+	}
+	result, err := c.Send(context.Background(), &amieusage.ComputeRecord{Username: "bob"})
+	fmt.Println(len(result.Refused()), err)
+	// Output: 1 <nil>
+}
+
+func ExampleClient_IsAmieusage() {
+	c := client()
+	_, err := c.Status(context.Background(), amieusage.StatusQuery{})
+	fmt.Println(c.IsAmieusage(), err) // known from an answer on
+	// Output: false <nil>
 }

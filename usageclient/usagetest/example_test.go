@@ -43,3 +43,17 @@ func ExampleWithFailures() {
 		_ = c
 	}
 }
+
+// A service that loads only what its registry knows, at a time of the test's choice.
+func ExampleStrict() {
+	_ = func(t *testing.T) {
+		at := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
+		s := usagetest.NewServer(t, usagetest.Strict(), usagetest.WithClock(func() time.Time { return at }), usagetest.WithRegistry(`
+sites:
+  - name: PSC
+    resources: [{name: rm}]
+    projects: [{id: p.abc, users: [alice], allocations: [{resource: rm, amount: 100, start: 2026-01-01, end: 2026-12-31}]}]
+`))
+		_ = s.Client("PSC")
+	}
+}
