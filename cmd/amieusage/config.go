@@ -3,6 +3,7 @@ package main
 import (
 	"log/slog"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -16,7 +17,13 @@ type configFlags struct {
 	section      string
 	insecureHTTP bool
 	state        string // instead of the configuration's, where set
+	resolved     bool
+	named        string // the flags that named the configuration, for hints
 }
+
+// again returns a command as it can be given behind this one: with the flags that
+// named the configuration.
+func (f *configFlags) again(command string) string { return "amieusage " + command + f.named }
 
 func (f *configFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVarP(&f.path, "config", "c", "", "the site's configuration, site.yaml, or amieclient's config.ini (or "+configVariable+", or "+defaultConfig+")")
@@ -33,6 +40,13 @@ const (
 
 // resolve sets what the flag leaves open.
 func (f *configFlags) resolve() error {
+	if !f.resolved && f.path != "" {
+		f.named = " --config " + shellWord(f.path)
+		if f.section != "" {
+			f.named += " --section " + shellWord(f.section)
+		}
+	}
+	f.resolved = true
 	if f.path == "" {
 		f.path = os.Getenv(configVariable)
 	}
@@ -44,6 +58,17 @@ func (f *configFlags) resolve() error {
 	}
 	f.path = defaultConfig
 	return nil
+}
+
+// shellWord returns a text as a shell takes it for one word.
+func shellWord(s string) string {
+	plain := strings.IndexFunc(s, func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("._/-:@%+,", r))
+	}) < 0
+	if plain && s != "" {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
 // load reads the configuration. All its errors are bad configuration.

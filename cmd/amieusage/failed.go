@@ -254,7 +254,7 @@ func (s *siteCommand) retryFailed(ctx context.Context, ids []int64) error {
 		items = append(items, outbox.Item{Record: f.Record, Place: "failed record " + strconv.FormatInt(f.FailedRecordID, 10)})
 	}
 	for id := range wanted {
-		return fmt.Errorf("there is no failed record %d (see: amieusage failed list)", id)
+		return fmt.Errorf("there is no failed record %d (see: %s)", id, s.flags.again("failed list"))
 	}
 	// What failed is learnt first, so that the failure is not taken for a new
 	// one after the retry.

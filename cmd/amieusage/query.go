@@ -111,7 +111,7 @@ func (q *queryCommand) tellHere(ctx context.Context) error {
 			{string(outbox.Waiting), "records wait until the job's record on another resource is at 0"},
 		} {
 			if n := here[w.state]; n > 0 {
-				fmt.Fprintf(q.stdout, "\nat this site: %d %s (see: amieusage records list --state %s)\n", n, w.what, w.state)
+				fmt.Fprintf(q.stdout, "\nat this site: %d %s (see: %s)\n", n, w.what, q.flags.again("records list --state "+w.state))
 			}
 		}
 		return nil

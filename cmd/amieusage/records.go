@@ -256,11 +256,11 @@ func (s *siteCommand) find(ctx context.Context, arg string) ([]outbox.Entry, err
 	if number, ok := strings.CutPrefix(arg, "#"); ok {
 		id, err := strconv.ParseInt(number, 10, 64)
 		if err != nil {
-			return nil, usageError("%q is no record's number (see: amieusage records list)", arg)
+			return nil, usageError("%q is no record's number (see: %s)", arg, s.flags.again("records list"))
 		}
 		e, err := s.queue.Get(ctx, outbox.ID(id))
 		if known, ok := errors.AsType[*amieusage.Error](err); ok && known.Code == amieusage.CodeNotFound {
-			return nil, usageError("there is no record %s (see: amieusage records list)", arg)
+			return nil, usageError("there is no record %s (see: %s)", arg, s.flags.again("records list"))
 		}
 		return []outbox.Entry{e}, err
 	}

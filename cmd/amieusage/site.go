@@ -243,9 +243,9 @@ func (s *siteCommand) printSummary(sum *agent.Summary) error {
 	line("changed", sum.Changed, "")
 	line("unchanged", sum.Unchanged, "")
 	line("sent", sum.Sent, "")
-	line("rejected", sum.Rejected, inAll(sum, outbox.Rejected, sum.Rejected))
+	line("rejected", sum.Rejected, s.inAll(sum, outbox.Rejected, sum.Rejected))
 	line("loaded", sum.Loaded, "")
-	line("failed", sum.Failed, inAll(sum, outbox.Failed, sum.Failed))
+	line("failed", sum.Failed, s.inAll(sum, outbox.Failed, sum.Failed))
 	line("pending", sum.Outbox[outbox.Pending]+sum.Outbox[outbox.Queued]+sum.Outbox[outbox.Waiting], waiting(sum))
 	for _, more := range []struct {
 		name string
@@ -254,13 +254,13 @@ func (s *siteCommand) printSummary(sum *agent.Summary) error {
 	}{
 		{"accepted", sum.Outbox[outbox.Accepted], "this service cannot confirm them"},
 		{"not sent", sum.Unsendable, "the service fails at them alone: they stay pending, and each is tried once a run"},
-		{"held", sum.Outbox[outbox.Held], "see: amieusage records list --state held"},
-		{"at service", sum.AtService, "sent by another outbox or program: not sent (to take it as reported: amieusage report --adopt)"},
+		{"held", sum.Outbox[outbox.Held], "see: " + s.flags.again("records list --state held")},
+		{"at service", sum.AtService, "sent by another outbox or program: not sent (to take it as reported: " + s.flags.again("report --adopt") + ")"},
 		{"adopted", sum.Adopted, "taken as reported, with the charges that the service has"},
 		{"untracked", sum.Untracked, "none of the rated TRES was recorded: charged 0"},
 		{"decided", sum.Decided, "stay as a person has decided"},
-		{"would cost", sum.Costly.Jobs, fmt.Sprintf("%s instead of %s by today's rules (to send it: amieusage report --reprice)", sum.Costly.Would, sum.Costly.Was)},
-		{"bad rows", sum.BadRows, "in all (see: amieusage records list --state bad)"},
+		{"would cost", sum.Costly.Jobs, fmt.Sprintf("%s instead of %s by today's rules (to send it: %s)", sum.Costly.Would, sum.Costly.Was, s.flags.again("report --reprice"))},
+		{"bad rows", sum.BadRows, "in all (see: " + s.flags.again("records list --state bad") + ")"},
 	} {
 		if more.n > 0 {
 			line(more.name, more.n, more.note)
@@ -284,8 +284,8 @@ func (s *siteCommand) printSummary(sum *agent.Summary) error {
 			continue
 		}
 		if told++; told > maxTold {
-			fmt.Fprintf(s.stderr, "and %d more (see: amieusage records list --state rejected,failed)\n",
-				sum.Rejected+sum.Failed+sum.Held-maxTold)
+			fmt.Fprintf(s.stderr, "and %d more (see: %s)\n",
+				sum.Rejected+sum.Failed+sum.Held-maxTold, s.flags.again("records list --state rejected,failed"))
 			break
 		}
 		record := printable(p.Record)
@@ -310,9 +310,9 @@ func (s *siteCommand) bad(p agent.Problem) {
 }
 
 // inAll tells how many entries are in the state from all runs.
-func inAll(sum *agent.Summary, state outbox.State, now int64) string {
+func (s *siteCommand) inAll(sum *agent.Summary, state outbox.State, now int64) string {
 	if all := sum.Outbox[state]; all != now {
-		return fmt.Sprintf("%d in all (see: amieusage records list --state %s)", all, state)
+		return fmt.Sprintf("%d in all (see: %s)", all, s.flags.again("records list --state "+string(state)))
 	}
 	return ""
 }
