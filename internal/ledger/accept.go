@@ -39,7 +39,7 @@ func (s *Service) Accept(ctx context.Context, who Caller, resources map[string]b
 	for _, raw := range items {
 		record, err := amieusage.CheckRecord(usageType, raw)
 		if err == nil && s.maxAhead > 0 {
-			err = timesAhead(record, batch.AcceptedAt.Add(s.maxAhead))
+			err = timesAhead(record, s.latest(batch.AcceptedAt).Add(s.maxAhead))
 		}
 		if err == nil && s.policy != Open && !resources[record.Common().Resource] {
 			err = &amieusage.ValidationError{Fields: []amieusage.FieldError{
@@ -91,6 +91,20 @@ func timesAhead(record amieusage.Record, last time.Time) error {
 		return nil
 	}
 	return &amieusage.ValidationError{Fields: fields}
+}
+
+// latest returns the latest time that the service's clock has shown: where it steps
+// back, what was right before is not refused.
+func (s *Service) latest(now time.Time) time.Time {
+	for {
+		seen := s.seen.Load()
+		if Nanos(now) <= seen {
+			return TimeOf(seen)
+		}
+		if s.seen.CompareAndSwap(seen, Nanos(now)) {
+			return now
+		}
+	}
 }
 
 // Wake tells Run that there is something to load.

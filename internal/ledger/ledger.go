@@ -243,6 +243,7 @@ type Service struct {
 	log       *slog.Logger
 	maxQueued int64
 	maxAhead  time.Duration
+	seen      atomic.Int64 // the latest time of the clock
 	idlePoll  time.Duration
 	wake      chan struct{}
 	stats     struct{ accepted, refused, new, corrected, unchanged, failed atomic.Int64 }
