@@ -28,7 +28,8 @@ const usualPage = 10_000
 // one that is the same again; parameters that are refused with status 400 are
 // left out; and what the query does not select is left out here as well. A query by
 // project, user or time of usage is an error of [amieusage.CodeInvalid] where the
-// service is not amieusage's own: a record does not say whose it is. Where pages are counted, a record may come twice or not at all when others are loaded
+// service is not amieusage's own: a record does not say whose it is. Where pages
+// are counted, a record may come twice or not at all when others are loaded
 // meanwhile.
 func (c *Client) AllLoaded(ctx context.Context, q amieusage.LoadedQuery) iter.Seq2[amieusage.LoadedRecord, error] {
 	if q.PageSize == 0 {
@@ -96,12 +97,12 @@ func (c *Client) loadedPage(ctx context.Context, q amieusage.LoadedQuery, first 
 			return nil, err
 		}
 		c.met.loadedParams.Store(int32(p))
-		if q.OnlyServiceKnows() && a.header.Get(amieusage.HeaderService) == "" {
-			return nil, &amieusage.Error{
-				Code:    amieusage.CodeInvalid,
-				Message: "this service does not choose loaded records by project, user or time of usage",
-				Hint:    "ask for all of them, or by LocalRecordID or time of loading",
-			}
+		if q.OnlyServiceKnows() && (p > withoutMax || !c.IsAmieusage()) {
+			e := c.newError(r, amieusage.CodeInvalid)
+			e.Status = a.status
+			e.Message = "this service does not choose loaded records by project, user or time of usage"
+			e.Hint = "ask for all of them, or by LocalRecordID or time of loading"
+			return nil, e
 		}
 		page := &loadedPage{next: nextPage(a.header).Get("Cursor"), request: r, answer: a}
 		return page, c.decode(r, a, 0, &page.records)

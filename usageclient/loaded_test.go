@@ -317,3 +317,21 @@ func TestLoadedByProject(t *testing.T) {
 		}
 	}
 }
+
+// A proxy that refuses parameters in the service's name has them left out: then the
+// service cannot choose by them either.
+func TestLoadedByProjectBehindProxy(t *testing.T) {
+	var requests []url.Values
+	service := loadedServer(2, true, &requests)
+	c := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Has("LocalProjectID") {
+			w.WriteHeader(http.StatusBadRequest)
+			return
+		}
+		service.ServeHTTP(w, r)
+	}))
+	_, _, err := c.ListLoaded(context.Background(), amieusage.LoadedQuery{LocalProjectID: "p", PageSize: 10})
+	if e, ok := errors.AsType[*Error](err); !ok || e.Code != amieusage.CodeInvalid {
+		t.Errorf("records of all projects are listed as those of one: %v", err)
+	}
+}

@@ -3,6 +3,7 @@ package main
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -114,12 +115,17 @@ func (a *adjustCommand) parse() (err error) {
 	if a.record.Charge, err = amieusage.ParseCharge(a.charge); err != nil {
 		return usageError("--charge %w", err)
 	}
-	if a.record.StartTime, err = timeFlag("time", a.time, config.Zone); err != nil {
-		return err
-	}
 	if a.record.LocalRecordID == "" {
+		// Of the time as it was written: who edits time_zone, and gives the command
+		// again, corrects the adjustment, and does not make another.
+		if a.record.StartTime, err = timeFlag("time", a.time, time.UTC); err != nil {
+			return err
+		}
 		sum := sha256.Sum256(a.record.AppendJSON(nil))
 		a.record.LocalRecordID = "adjust-" + hex.EncodeToString(sum[:8])
+	}
+	if a.record.StartTime, err = timeFlag("time", a.time, config.Zone); err != nil {
+		return err
 	}
 	if err := a.record.Validate(); err != nil {
 		return &statusError{exitUsage, err}

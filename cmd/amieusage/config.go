@@ -45,6 +45,9 @@ func (f *configFlags) resolve() error {
 		if f.section != "" {
 			f.named += " --section " + shellWord(f.section)
 		}
+		if f.insecureHTTP {
+			f.named += " --insecure-http"
+		}
 	}
 	f.resolved = true
 	if f.path == "" {

@@ -108,7 +108,7 @@ func (p *program) copyLedger(ctx context.Context, o *copyOptions) (err error) {
 	}
 	if err == nil {
 		again, secret := postgres.WithoutPassword(string(to))
-		fmt.Fprintf(p.stderr, "copied and equal; go on with: amieusage serve --db '%s'\n", printable(again))
+		fmt.Fprintf(p.stderr, "copied and equal; go on with: amieusage serve --db %s\n", shellWord(printable(again)))
 		if secret {
 			fmt.Fprintln(p.stderr, "and with the password in PGPASSWORD or a passfile, or the whole URL in "+dbVariable)
 		}

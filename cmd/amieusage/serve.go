@@ -71,6 +71,7 @@ to 10 seconds; the rest stays queued for the next start.`,
 		Example: `  amieusage serve --db ledger.db
   amieusage serve --db try.db --policy open
   amieusage serve --db ledger.db --listen :8642 --tls-cert server.pem --tls-key server.key
+  amieusage serve --db ledger.db --metrics-listen 127.0.0.1:9642
   amieusage serve --db postgres://amieusage@db1,db2/ledger`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return p.serve(cmd.Context(), &o) },
@@ -150,7 +151,7 @@ func (p *program) serve(ctx context.Context, o *serveOptions) error {
 			log.Error("closing the ledger", "error", err)
 		}
 	}()
-	config := ledger.Config{Store: store, Policy: policy, Clock: p.clock, Logger: log, MaxQueued: o.maxQueued, MaxAhead: ledger.DefaultMaxAhead}
+	config := ledger.Config{Store: store, Policy: policy, Clock: p.clock, Logger: log, MaxQueued: o.maxQueued, RefuseAhead: true}
 	replicas, listens := store.(listener)
 	if listens {
 		config.IdlePoll = listeningPoll

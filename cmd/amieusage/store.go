@@ -89,7 +89,8 @@ func (p *program) withLedger(cmd *cobra.Command, creates bool, work func(ctx con
 		if err := db.resolve(p.stderr); err != nil {
 			return err
 		}
-		if !creates && db.isFile() {
+		dryRun := cmd.Flags().Lookup("dry-run")
+		if (!creates || dryRun != nil && dryRun.Changed) && db.isFile() { // a dry run creates nothing
 			const createdBy = "(amieusage admin import and amieusage serve create one)"
 			switch info, err := os.Stat(string(db)); {
 			case errors.Is(err, fs.ErrNotExist):

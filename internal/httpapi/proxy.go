@@ -26,7 +26,7 @@ func clientAddress(r *http.Request, trusted []netip.Prefix) string {
 		if err != nil {
 			break
 		}
-		address = a.String()
+		address = a.WithZone("").String()
 		if !isTrusted(a) {
 			break
 		}

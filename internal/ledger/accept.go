@@ -38,8 +38,8 @@ func (s *Service) Accept(ctx context.Context, who Caller, resources map[string]b
 	}
 	for _, raw := range items {
 		record, err := amieusage.CheckRecord(usageType, raw)
-		if err == nil && s.maxAhead > 0 {
-			err = timesAhead(record, s.latest(batch.AcceptedAt).Add(s.maxAhead))
+		if err == nil && s.noAhead {
+			err = timesAhead(record, s.latest(batch.AcceptedAt).Add(maxAhead))
 		}
 		if err == nil && s.policy != Open && !resources[record.Common().Resource] {
 			err = &amieusage.ValidationError{Fields: []amieusage.FieldError{
@@ -66,7 +66,10 @@ func (s *Service) Accept(ctx context.Context, who Caller, resources map[string]b
 	return answer, nil
 }
 
-// timesAhead refuses compute and storage records with times behind the last one that
+// maxAhead is how far a site's clock may be ahead of the service's.
+const maxAhead = 24 * time.Hour
+
+// timesAhead refuses compute and storage records with times after the last one that
 // is believed: they would be in no period that anybody looks at. Adjustments may be
 // for what is to come, such as reservations.
 func timesAhead(record amieusage.Record, last time.Time) error {

@@ -199,9 +199,9 @@ type Config struct {
 	// MaxQueued is the number of queued records from which on a site is asked
 	// to wait; 0: [DefaultMaxQueued].
 	MaxQueued int64
-	// MaxAhead is how far times of compute and storage records may lie ahead of
-	// Clock; 0: they may be any.
-	MaxAhead time.Duration
+	// RefuseAhead has compute and storage records refused whose times are more
+	// than a day ahead of Clock.
+	RefuseAhead bool
 	// IdlePoll is how often an idle Run looks for what was accepted without its
 	// being told; 0: [DefaultIdlePoll].
 	IdlePoll time.Duration
@@ -210,9 +210,6 @@ type Config struct {
 // DefaultMaxQueued is the number of queued records of a site from which on
 // further sends are refused until loading has caught up.
 const DefaultMaxQueued = 5_000_000
-
-// DefaultMaxAhead is how far a site's clock may be ahead of the service's.
-const DefaultMaxAhead = 24 * time.Hour
 
 // DefaultIdlePoll is how often an idle service looks for batches that another
 // program has accepted, where nobody tells it of them.
@@ -242,7 +239,7 @@ type Service struct {
 	clock     func() time.Time
 	log       *slog.Logger
 	maxQueued int64
-	maxAhead  time.Duration
+	noAhead   bool
 	seen      atomic.Int64 // the latest time of the clock
 	idlePoll  time.Duration
 	wake      chan struct{}
@@ -265,7 +262,7 @@ func New(c Config) *Service {
 		clock:     c.Clock,
 		log:       c.Logger,
 		maxQueued: c.MaxQueued,
-		maxAhead:  c.MaxAhead,
+		noAhead:   c.RefuseAhead,
 		idlePoll:  c.IdlePoll,
 		wake:      make(chan struct{}, 1),
 	}

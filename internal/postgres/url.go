@@ -1,7 +1,6 @@
 package postgres
 
 import (
-	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -46,21 +45,34 @@ func WithoutPassword(db string) (string, bool) {
 		plain := strings.TrimSpace(passwordPair.ReplaceAllString(db, ""))
 		return plain, plain != strings.TrimSpace(db)
 	}
-	u, err := url.Parse(db)
-	if err != nil {
-		return Redacted(db), strings.Contains(db, "@")
+	// By hand: of several hosts with ports net/url knows nothing.
+	scheme, rest, _ := strings.Cut(db, "://")
+	end := strings.IndexAny(rest, "/?#")
+	if end < 0 {
+		end = len(rest)
 	}
-	_, had := u.User.Password()
-	if had {
-		u.User = url.User(u.User.Username())
+	authority, rest, had := rest[:end], rest[end:], false
+	if at := strings.LastIndexByte(authority, '@'); at >= 0 {
+		var user string
+		user, _, had = strings.Cut(authority[:at], ":")
+		authority = user + authority[at:]
+	} else if strings.Contains(rest, "@") {
+		return Redacted(db), true // a password that is not percent-encoded, which is refused
 	}
-	if q := u.Query(); q.Has("password") {
-		had = true
-		q.Del("password")
-		u.RawQuery = q.Encode()
+	path, query, ok := strings.Cut(rest, "?")
+	if !ok {
+		return scheme + "://" + authority + path, had
 	}
-	if !had {
-		return db, false
+	var kept []string
+	for pair := range strings.SplitSeq(query, "&") {
+		if name, _, _ := strings.Cut(pair, "="); strings.EqualFold(name, "password") {
+			had = true
+			continue
+		}
+		kept = append(kept, pair)
 	}
-	return u.String(), true
+	if len(kept) > 0 {
+		path += "?" + strings.Join(kept, "&")
+	}
+	return scheme + "://" + authority + path, had
 }

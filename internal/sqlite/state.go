@@ -39,7 +39,11 @@ func (l *Ledger) Sites(ctx context.Context) (sites []ledger.SiteState, err error
 			FROM balances b JOIN resources n ON n.resource_id = b.resource_id
 			GROUP BY b.site_id, b.resource_id ORDER BY n.name`,
 			&sqlitex.ExecOptions{ResultFunc: func(stmt *sqlite.Stmt) error {
-				s := &sites[at[stmt.ColumnInt64(0)]]
+				i, known := at[stmt.ColumnInt64(0)]
+				if !known {
+					return nil // of a damaged ledger: admin verify names it
+				}
+				s := &sites[i]
 				s.Charges = append(s.Charges, ledger.ResourceCharge{
 					Resource:  stmt.ColumnText(1),
 					Used:      amieusage.ChargeOfMillionths(stmt.ColumnInt64(2)),

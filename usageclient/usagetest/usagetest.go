@@ -90,7 +90,7 @@ func NewServer(t testing.TB, opts ...Option) *Server {
 		}
 	}
 	log := slog.New(slog.DiscardHandler)
-	service := ledger.New(ledger.Config{Store: failing{store, set.fail}, Policy: set.policy, Clock: set.clock, Logger: log})
+	service := ledger.New(ledger.Config{Store: failing{store, set.fail}, Policy: set.policy, Clock: set.clock, Logger: log, RefuseAhead: true})
 	server := httptest.NewServer(httpapi.New(httpapi.Config{Service: service, Logger: log, Clock: set.clock, Random: rand.Reader}))
 	s.URL = server.URL + httpapi.Prefix
 	ctx, stop := context.WithCancel(context.Background())
