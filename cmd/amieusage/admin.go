@@ -27,7 +27,7 @@ change at once.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(p.adminImportCommand(), p.adminExportCommand(), p.adminSiteCommand(), p.adminKeyCommand(), p.adminVerifyCommand(), p.adminCopyCommand(), p.adminArchiveCommand(),
-		p.adminDistributeCommand(), p.adminBackupCommand(), p.adminRestoreCommand())
+		p.adminDistributeCommand(), p.adminBackupCommand(), p.adminRestoreCommand(), p.adminPolicyCommand(), p.adminHistoryCommand())
 	return cmd
 }
 
@@ -186,7 +186,7 @@ replaced without a gap: create the new one, change the site's configuration,
 then revoke the old one.`,
 		Example: `  amieusage admin key create --site PSC --db ledger.db
   amieusage admin key list --db ledger.db
-  amieusage admin key revoke 1 --site PSC --db ledger.db`,
+  amieusage admin key revoke 1 --db ledger.db`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -242,26 +242,55 @@ hash is kept: it can never be shown again.`,
 
 	var revokeSite string
 	revoke := p.withLedger(&cobra.Command{
-		Use:     "revoke KEY --site NAME --db DB",
-		Short:   "Revoke an API key, by its number in the list",
-		Example: `  amieusage admin key revoke 1 --site PSC --db ledger.db`,
-		Args:    cobra.ExactArgs(1),
+		Use:   "revoke KEY --db DB",
+		Short: "Revoke an API key, by its number in the list",
+		Example: `  amieusage admin key revoke 3 --db ledger.db
+  amieusage admin key revoke 3 --site PSC --db ledger.db`,
+		Args: cobra.ExactArgs(1),
 	}, false, func(ctx context.Context, store ledgerStore, args []string) error {
 		id, err := strconv.ParseInt(args[0], 10, 64)
 		if err != nil {
 			return usageError("%q is no key's number (see: amieusage admin key list)", args[0])
 		}
-		if err := store.RevokeKey(ctx, revokeSite, id, p.clock()); err != nil {
+		site, err := siteOfKey(ctx, store, revokeSite, id)
+		if err != nil {
 			return &statusError{exitUsage, err}
 		}
-		fmt.Fprintf(p.stdout, "revoked  key %d of site %s\n", id, revokeSite)
+		if err := store.RevokeKey(ctx, site, id, p.clock()); err != nil {
+			return &statusError{exitUsage, err}
+		}
+		fmt.Fprintf(p.stdout, "revoked  key %d of site %s\n", id, site)
 		return nil
 	})
-	revoke.Flags().StringVar(&revokeSite, "site", "", "the site's name (required)")
-	markRequired(revoke, "site")
+	revoke.Flags().StringVar(&revokeSite, "site", "", "the site's name: needed only if sites were copied here from several ledgers")
 
 	cmd.AddCommand(create, list, revoke)
 	return cmd
+}
+
+// siteOfKey returns the site of a key. Keys have one number in the whole ledger, but sites
+// that were copied from several ledgers may each have a key of the same number.
+func siteOfKey(ctx context.Context, store ledgerStore, site string, id int64) (string, error) {
+	if site != "" {
+		return site, nil
+	}
+	keys, err := store.Keys(ctx, "")
+	if err != nil {
+		return "", err
+	}
+	for _, k := range keys {
+		switch {
+		case k.ID != id:
+		case site != "":
+			return "", usageError("sites %s and %s both have a key %d: name the --site", site, k.Site, id)
+		default:
+			site = k.Site
+		}
+	}
+	if site == "" {
+		return "", usageError("there is no key %d (see: amieusage admin key list)", id)
+	}
+	return site, nil
 }
 
 // A keyView is a key as programs see it.

@@ -65,7 +65,7 @@ run.`,
 			if err := checkFiles(args); err != nil {
 				return err
 			}
-			restored, err := sqlite.RestoreLedger(cmd.Context(), args[0], string(db), keepKeys, p.clock())
+			restored, err := sqlite.RestoreLedger(p.acting(cmd.Context()), args[0], string(db), keepKeys, p.clock())
 			if err != nil {
 				return &statusError{exitUsage, err}
 			}

@@ -53,7 +53,7 @@ database cannot be used.`,
 		Example: `  amieusage admin copy --from ledger.db --to postgres://amieusage@db.example.org/amieusage
   amieusage admin copy --from ledger.db --site PSC --to postgres://amieusage@db.example.org/amieusage`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return p.copyLedger(cmd.Context(), &o) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return p.copyLedger(p.acting(cmd.Context()), &o) },
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.from, "from", "", "the ledger's file (required)")
@@ -98,6 +98,17 @@ func (p *program) copyLedger(ctx context.Context, o *copyOptions) (err error) {
 			err = closeErr
 		}
 	}()
+	policy, err := source.Policy(ctx)
+	if err != nil {
+		return err
+	}
+	if policy != "" {
+		if has, err := target.ChoosePolicy(ctx, policy); err != nil {
+			return err
+		} else if has != policy {
+			return usageError("the policy of %s is %s, that of %s is %s: make them the same first (amieusage admin policy)", o.from, policy, to, has)
+		}
+	}
 	progress := &copyProgress{out: p.stderr, clock: p.clock, told: p.clock()}
 	c := &ledger.Copy{From: source, To: target.CopyTarget(), Restart: o.restart, Progress: progress.tell}
 	reports, err := c.Run(ctx, names)

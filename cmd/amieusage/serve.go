@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -61,7 +62,9 @@ server itself.
 
 The policy decides what is loaded: strict loads only what the registry knows
 (see: amieusage admin import); open registers the resources, projects and
-users that it meets, and is meant for trying a client.
+users that it meets, and is meant for trying a client. The first serve of a ledger
+chooses its policy; a serve that names another is refused. It is changed with
+amieusage admin policy.
 
 It keeps its memory near 192 MiB; GOMEMLIMIT in the environment sets another limit,
 such as 512MiB.
@@ -81,7 +84,7 @@ to 10 seconds; the rest stays queued for the next start.`,
 	f.StringVar(&o.postgres.ListenURL, "db-listen", "", "URL of the PostgreSQL server itself, where --db is a pooler's")
 	f.Int32Var(&o.postgres.MaxConns, "db-connections", 0, "connections to PostgreSQL, besides the one that listens (default: pool_max_conns in the URL, or 16)")
 	f.StringVar(&o.listen, "listen", "127.0.0.1:8642", "host and port to listen on")
-	f.StringVar(&o.policy, "policy", string(ledger.Strict), "what is loaded: strict or open")
+	f.StringVar(&o.policy, "policy", "", "what a new ledger loads: strict (the default) or open; a ledger keeps its policy (see: amieusage admin policy)")
 	f.StringVar(&o.tls.Cert, "tls-cert", "", "PEM file of the server's certificate; reloaded when it changes")
 	f.StringVar(&o.tls.Key, "tls-key", "", "PEM file of the certificate's key; reloaded when it changes")
 	f.StringVar(&o.tls.ClientCA, "client-ca", "", "PEM file of the authorities whose client certificates are required")
@@ -108,7 +111,7 @@ func (p *program) serve(ctx context.Context, o *serveOptions) error {
 		return err
 	}
 	policy := ledger.Policy(o.policy)
-	if policy != ledger.Strict && policy != ledger.Open {
+	if policy != "" && policy != ledger.Strict && policy != ledger.Open {
 		return usageError("--policy %q is not one of strict, open", o.policy)
 	}
 	if o.maxQueued < 1 {
@@ -151,6 +154,15 @@ func (p *program) serve(ctx context.Context, o *serveOptions) error {
 			log.Error("closing the ledger", "error", err)
 		}
 	}()
+	chosen, err := store.ChoosePolicy(p.acting(ctx), cmp.Or(policy, ledger.Strict))
+	if err != nil {
+		return err
+	}
+	if policy != "" && policy != chosen {
+		return usageError("the policy of the ledger %s is %s, not %s: leave --policy out, or change it for all that is loaded from now on "+
+			"(amieusage admin policy %s --db %s)", o.db, chosen, policy, policy, shellWord(printable(o.db.String())))
+	}
+	policy = chosen
 	config := ledger.Config{Store: store, Policy: policy, Clock: p.clock, Logger: log, MaxQueued: o.maxQueued, RefuseAhead: true}
 	replicas, listens := store.(listener)
 	if listens {
@@ -177,7 +189,7 @@ func (p *program) serve(ctx context.Context, o *serveOptions) error {
 		scheme = "https"
 	}
 	log.Info("serving the Usage API", "url", fmt.Sprintf("%s://%s%s", scheme, socket.Addr(), httpapi.Prefix),
-		"db", o.db.String(), "policy", o.policy)
+		"db", o.db.String(), "policy", string(policy))
 	group, running := errgroup.WithContext(ctx)
 	if metricsSocket != nil {
 		log.Info("serving metrics", "address", "http://"+metricsSocket.Addr().String()+"/metrics")

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/user"
 
 	"github.com/spf13/cobra"
 
@@ -108,9 +109,23 @@ func (p *program) withLedger(cmd *cobra.Command, creates bool, work func(ctx con
 				err = closeErr
 			}
 		}()
-		return work(cmd.Context(), store, args)
+		return work(p.acting(cmd.Context()), store, args)
 	}
 	return cmd
+}
+
+// acting returns the context of what a user of this machine does to a ledger, which
+// remembers it.
+func (p *program) acting(ctx context.Context) context.Context {
+	actor := ledger.Actor{Who: "an unknown user", At: p.clock()}
+	if u, err := user.Current(); err == nil {
+		actor.Who = u.Username
+		if sudo := os.Getenv("SUDO_USER"); sudo != "" && sudo != u.Username {
+			actor.Who += " (sudo by " + sudo + ")"
+		}
+	}
+	actor.From, _ = os.Hostname()
+	return ledger.WithActor(ctx, actor)
 }
 
 // adminConns is how many connections a command needs that does one thing after

@@ -245,6 +245,9 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, e endpoint) {
 		slog.String("site", x.who.Name),
 		slog.String("remote", r.RemoteAddr),
 	}, x.noted...)
+	if x.who.KeyID != 0 {
+		attrs = append(attrs, slog.Int64("key", x.who.KeyID))
+	}
 	if writeErr != nil {
 		attrs = append(attrs, slog.Any("write_error", writeErr))
 	}
@@ -300,6 +303,7 @@ func (h *Handler) authenticate(x *exchange) (err error) {
 	if e, ok := errors.AsType[*amieusage.Error](err); !ok || e.Code != amieusage.CodeUnauthorized && e.Code != amieusage.CodeForbidden {
 		return err
 	}
+	x.noted = append(x.noted, slog.String("claimed_site", cut(site, 64)))
 	if !h.guesses.refused(h.clock(), x.RemoteAddr, site) {
 		return err
 	}

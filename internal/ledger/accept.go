@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -29,6 +30,7 @@ func (s *Service) Accept(ctx context.Context, who Caller, resources map[string]b
 		}
 	}
 	answer := &amieusage.SendResponse{}
+	policy := cmp.Or(who.Policy, s.policy)
 	batch := &Batch{
 		Site:       who.Site,
 		KeyID:      who.KeyID,
@@ -41,7 +43,7 @@ func (s *Service) Accept(ctx context.Context, who Caller, resources map[string]b
 		if err == nil && s.noAhead {
 			err = timesAhead(record, s.latest(batch.AcceptedAt).Add(maxAhead))
 		}
-		if err == nil && s.policy != Open && !resources[record.Common().Resource] {
+		if err == nil && policy != Open && !resources[record.Common().Resource] {
 			err = &amieusage.ValidationError{Fields: []amieusage.FieldError{
 				{Field: "Resource", Problem: "is not a resource of this site"},
 			}}

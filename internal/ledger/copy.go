@@ -356,6 +356,8 @@ var (
 var CopyTables = []*CopyTable{
 	table("api_keys", 1, ints("key_id"), column("hash", CopyBytes), column("label", CopyText), ints("created_at"),
 		nullable("revoked_at", CopyInt)),
+	table("events", 1, ints("event_id", "at"), column("who", CopyText), column("origin", CopyText), column("action", CopyText),
+		column("what", CopyText), ints("key_id"), column("project", CopyText)),
 	table("resources", 1, ints("resource_id"), column("name", CopyText)),
 	table("users", 1, ints("user_id"), column("username", CopyText)),
 	table("projects", 1, ints("project_id"), column("local_project_id", CopyText)),

@@ -57,7 +57,9 @@ func (s *Service) Failed(ctx context.Context, who Caller, q FailedQuery) ([]amie
 // Clear clears failed records of the site, all or none. Ids that are not the
 // site's are an [*UnknownFailedError].
 func (s *Service) Clear(ctx context.Context, who Caller, ids []int64) error {
-	return s.store.Clear(ctx, who.Site, ids, s.clock())
+	actor := ActorOf(ctx)
+	actor.Who, actor.KeyID = fmt.Sprintf("key %d", who.KeyID), who.KeyID
+	return s.store.Clear(WithActor(ctx, actor), who.Site, ids, s.clock())
 }
 
 // StoredFailed returns a failed record from what a store keeps of it.

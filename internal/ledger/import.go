@@ -36,7 +36,7 @@ func ImportSite(tx ImportTx, registry *Registry, spec *SiteSpec) ([]Change, erro
 		if _, err := registry.Resource(tx, resource); err != nil {
 			return nil, err
 		}
-		imp.changed("added", "resource %s of site %s", resource, spec.Name)
+		imp.changed("", "added", "resource %s of site %s", resource, spec.Name)
 	}
 	for i := range spec.Projects {
 		if err := imp.project(&spec.Projects[i]); err != nil {
@@ -56,8 +56,8 @@ type siteImport struct {
 	changes   []Change
 }
 
-func (imp *siteImport) changed(action, format string, args ...any) {
-	imp.changes = append(imp.changes, Change{Action: action, What: fmt.Sprintf(format, args...)})
+func (imp *siteImport) changed(project, action, format string, args ...any) {
+	imp.changes = append(imp.changes, Change{Action: action, What: fmt.Sprintf(format, args...), Project: project})
 }
 
 func (imp *siteImport) project(spec *ProjectSpec) error {
@@ -65,7 +65,7 @@ func (imp *siteImport) project(spec *ProjectSpec) error {
 		if _, err := imp.registry.Project(imp.tx, spec.ID); err != nil {
 			return err
 		}
-		imp.changed("added", "project %s of site %s", spec.ID, imp.spec.Name)
+		imp.changed(spec.ID, "added", "project %s of site %s", spec.ID, imp.spec.Name)
 	}
 	project := imp.registry.Projects[spec.ID]
 	if spec.Users != nil {
@@ -94,7 +94,7 @@ func (imp *siteImport) members(spec *ProjectSpec, project *Project) error {
 		if err := imp.tx.AddMember(project.ID, user); err != nil {
 			return err
 		}
-		imp.changed("added", "user %s to project %s", username, spec.ID)
+		imp.changed(spec.ID, "added", "user %s to project %s", username, spec.ID)
 	}
 	for _, user := range slices.Sorted(maps.Keys(project.Users)) {
 		if wanted[user] {
@@ -104,7 +104,7 @@ func (imp *siteImport) members(spec *ProjectSpec, project *Project) error {
 		if err := imp.tx.RemoveMember(project.ID, user); err != nil {
 			return err
 		}
-		imp.changed("removed", "user %s from project %s", imp.usernames[user], spec.ID)
+		imp.changed(spec.ID, "removed", "user %s from project %s", imp.usernames[user], spec.ID)
 	}
 	return nil
 }
@@ -136,12 +136,13 @@ func (imp *siteImport) allocations(spec *ProjectSpec, project *Project) error {
 		if err := imp.tx.SetAllocation(project.ID, a); err != nil {
 			return err
 		}
-		action := "added"
+		action, was := "added", ""
 		if known {
 			action = "changed"
+			was = fmt.Sprintf(" (was %s until %s)", amieusage.ChargeOfMillionths(before.Amount), amieusage.FormatTime(before.End))
 		}
-		imp.changed(action, "allocation of project %s on %s from %s: %s until %s", spec.ID, s.Resource,
-			amieusage.FormatTime(a.Start), amieusage.ChargeOfMillionths(a.Amount), amieusage.FormatTime(a.End))
+		imp.changed(spec.ID, action, "allocation of project %s on %s from %s: %s until %s%s", spec.ID, s.Resource,
+			amieusage.FormatTime(a.Start), amieusage.ChargeOfMillionths(a.Amount), amieusage.FormatTime(a.End), was)
 	}
 	names := map[int64]string{}
 	for name, resource := range imp.registry.Resources {
@@ -153,7 +154,8 @@ func (imp *siteImport) allocations(spec *ProjectSpec, project *Project) error {
 		if err := imp.tx.RemoveAllocation(project.ID, a); err != nil {
 			return err
 		}
-		imp.changed("removed", "allocation of project %s on %s from %s", spec.ID, names[a.Resource], amieusage.FormatTime(a.Start))
+		imp.changed(spec.ID, "removed", "allocation of project %s on %s from %s (was %s until %s)", spec.ID, names[a.Resource],
+			amieusage.FormatTime(a.Start), amieusage.ChargeOfMillionths(a.Amount), amieusage.FormatTime(a.End))
 	}
 	return nil
 }

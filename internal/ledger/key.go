@@ -50,6 +50,7 @@ type Authority struct {
 	Name      string
 	Keys      []AuthorityKey
 	Resources map[string]bool
+	Policy    Policy // the ledger's, or "" where none was chosen
 }
 
 // An AuthorityKey is one of a site's keys.
@@ -96,7 +97,7 @@ func (s *Service) Authenticate(ctx context.Context, siteName, key string) (Calle
 			Hint:    "ask the operator of the service for a new one",
 		}
 	}
-	return Caller{Site: authority.Site, Name: authority.Name, KeyID: found.ID}, authority.Resources, nil
+	return Caller{Site: authority.Site, Name: authority.Name, KeyID: found.ID, Policy: authority.Policy}, authority.Resources, nil
 }
 
 // CreateKey makes a key for the site and returns it; it can never be shown

@@ -37,6 +37,8 @@ type Caller struct {
 	Site  SiteID
 	Name  string
 	KeyID int64
+	// Policy is the ledger's, or "" where none was chosen.
+	Policy Policy
 }
 
 // A Batch is the accepted records of one send, in order of acceptance.
@@ -174,6 +176,21 @@ type Store interface {
 	CreateKey(ctx context.Context, siteName string, hash KeyHash, label string, now time.Time) (Key, error)
 	// Keys lists the keys of a site, or of all sites where siteName is "".
 	Keys(ctx context.Context, siteName string) ([]Key, error)
+	// Policy returns the ledger's policy, or "" where none was chosen yet.
+	Policy(ctx context.Context) (Policy, error)
+	// ChoosePolicy sets the ledger's policy where none was chosen yet, and returns the one
+	// that the ledger has.
+	ChoosePolicy(ctx context.Context, policy Policy) (Policy, error)
+	// SetPolicy changes the ledger's policy, and returns the one that it had.
+	SetPolicy(ctx context.Context, policy Policy) (before Policy, err error)
+	// Events returns what was done, in order of time, to the ledger or to what the query
+	// selects of it. Imports, keys, clearing, archiving, copying, restoring and the
+	// policy leave an event each, in the transaction that does it, which names the context's
+	// [Actor].
+	Events(ctx context.Context, q HistoryQuery) ([]Event, error)
+	// History returns the revisions and the failed records that a query selects, in order of
+	// acceptance. It may read a site's whole tables.
+	History(ctx context.Context, q HistoryQuery) ([]HistoryRow, error)
 	// RevokeKey ends a key. An unknown key is amieusage.CodeNotFound; revoking
 	// it again is no error.
 	RevokeKey(ctx context.Context, siteName string, keyID int64, now time.Time) error
@@ -192,8 +209,9 @@ type Revision struct {
 
 // Config is what a [Service] is made of.
 type Config struct {
-	Store  Store
-	Policy Policy // Strict where empty
+	Store Store
+	// Policy is what holds where the ledger has none yet; Strict where empty.
+	Policy Policy
 	Clock  func() time.Time
 	Logger *slog.Logger
 	// MaxQueued is the number of queued records from which on a site is asked

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -61,7 +62,11 @@ func (s *Service) Run(ctx context.Context) error {
 // report means that nothing is queued.
 func (s *Service) LoadSome(ctx context.Context) (LoadReport, error) {
 	start := s.clock()
-	report, err := s.store.Load(ctx, start, loadRecords, judge{s.policy})
+	policy, err := s.store.Policy(ctx) // it may have been changed
+	if err != nil {
+		return LoadReport{}, err
+	}
+	report, err := s.store.Load(ctx, start, loadRecords, judge{cmp.Or(policy, s.policy)})
 	for _, id := range report.Damaged {
 		s.log.Error("a batch is damaged and stays queued, set aside; restore the ledger from a backup", "batch", id)
 	}

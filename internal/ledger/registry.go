@@ -213,6 +213,8 @@ func specError(format string, args ...any) error {
 type Change struct {
 	Action string // "added", "changed" or "removed"
 	What   string // as in "user alice of project p.abc123456.000 at site PSC"
+	// Project is the local project ID that it is about, or "".
+	Project string
 }
 
 // Resource returns the number of a resource, registering it where it is new.

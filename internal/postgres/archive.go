@@ -206,6 +206,9 @@ func (l *Ledger) SetArchived(ctx context.Context, site ledger.SiteID, file strin
 			return err
 		}
 		removed = tag.RowsAffected()
+		if err := addEvents(ctx, tx, int64(site), ledger.ArchivedEvent(ctx, file, batches)); err != nil {
+			return err
+		}
 		_, err = tx.Exec(ctx, `UPDATE loading SET archived_revisions = archived_revisions + $2 WHERE site_id = $1`, int64(site), removed)
 		return err
 	})

@@ -335,13 +335,18 @@ func (c *CopyTarget) Serve(ctx context.Context, sites []*ledger.CopySite) error 
 			if err != nil {
 				return err
 			}
-			var failed int64
-			err = tx.QueryRow(ctx, `SELECT coalesce(max(failed_id), 0) FROM failed_records WHERE site_id = $1`, int64(s.ID)).Scan(&failed)
+			var failed, event, key int64
+			err = tx.QueryRow(ctx, `
+				SELECT (SELECT coalesce(max(failed_id), 0) FROM failed_records WHERE site_id = $1),
+					(SELECT coalesce(max(event_id), 0) FROM events WHERE site_id = $1),
+					(SELECT coalesce(max(key_id), 0) FROM api_keys WHERE site_id = $1)`, int64(s.ID)).Scan(&failed, &event, &key)
 			if err != nil {
 				return err
 			}
 			b := &pgx.Batch{}
 			b.Queue(`SELECT setval('failed_ids', $1) FROM failed_ids WHERE last_value <= $2`, failed+failedIDsApart, failed)
+			b.Queue(`SELECT setval('event_ids', $1) FROM event_ids WHERE last_value <= $2`, event+failedIDsApart, event)
+			b.Queue(`UPDATE ledger SET last_key_id = greatest(last_key_id, $1)`, key)
 			b.Queue(`UPDATE acceptance SET batch_id = $2, accepted = $3 WHERE site_id = $1`, int64(s.ID), s.Batches, s.Accepted)
 			b.Queue(`
 				UPDATE loading SET batch_id = $2, loaded = $3, failed = $4, gross_charge = $5, last_loaded_at = $6,
@@ -351,6 +356,10 @@ func (c *CopyTarget) Serve(ctx context.Context, sites []*ledger.CopySite) error 
 				s.RegistryVersion, s.LastName, s.LastRecord, s.ArchivedRevisions)
 			b.Queue(`UPDATE sites SET served = true WHERE site_id = $1`, int64(s.ID))
 			if err := tx.SendBatch(ctx, b).Close(); err != nil {
+				return err
+			}
+			// Of no site: what is copied stays equal to what it was copied from.
+			if err := addEvents(ctx, tx, 0, ledger.CopiedEvent(ctx, s.Name)); err != nil {
 				return err
 			}
 		}

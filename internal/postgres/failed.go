@@ -65,9 +65,13 @@ func (l *Ledger) Clear(ctx context.Context, site ledger.SiteID, ids []int64, now
 		if len(unknown.IDs) > 0 {
 			return unknown
 		}
-		_, err = tx.Exec(ctx, `
+		cleared, err := rowsOf(ctx, tx, pgx.RowTo[int64], `
 			UPDATE failed_records SET state = $3, closed_at = $4
-			WHERE site_id = $1 AND failed_id = ANY ($2) AND state = 0`, int64(site), ids, ledger.FailedCleared, ledger.Nanos(now))
-		return err
+			WHERE site_id = $1 AND failed_id = ANY ($2) AND state = 0 RETURNING failed_id`, int64(site), ids, ledger.FailedCleared, ledger.Nanos(now))
+		if err != nil || len(cleared) == 0 {
+			return err
+		}
+		slices.Sort(cleared)
+		return addEvents(ctx, tx, int64(site), ledger.ClearedEvent(ctx, cleared, now))
 	})
 }

@@ -60,6 +60,7 @@ func (l *Ledger) Authority(ctx context.Context, siteName string) (*ledger.Author
 			})
 			return err
 		})
+		b.Queue(policyQuery).QueryRow(func(row pgx.Row) error { return row.Scan(&a.Policy) })
 		b.Queue(`SELECT name FROM resources WHERE site_id = $1`, site).Query(func(rows pgx.Rows) error {
 			var name string
 			_, err := pgx.ForEachRow(rows, []any{&name}, func() error {
@@ -85,10 +86,16 @@ func (l *Ledger) CreateKey(ctx context.Context, siteName string, hash ledger.Key
 				return err
 			}
 			key = ledger.Key{Site: siteName, Label: label, CreatedAt: now}
-			return tx.QueryRow(ctx, `
-				INSERT INTO api_keys (site_id, key_id, hash, label, created_at)
-				SELECT $1::bigint, coalesce(max(key_id), 0) + 1, $2::bytea, $3::text, $4::bigint FROM api_keys WHERE site_id = $1
-				RETURNING key_id`, site, hash[:], label, ledger.Nanos(now)).Scan(&key.ID)
+			// One number in the whole ledger.
+			if err := tx.QueryRow(ctx, `UPDATE ledger SET last_key_id = last_key_id + 1 RETURNING last_key_id`).Scan(&key.ID); err != nil {
+				return err
+			}
+			_, err = tx.Exec(ctx, `INSERT INTO api_keys (site_id, key_id, hash, label, created_at) VALUES ($1, $2, $3, $4, $5)`,
+				site, key.ID, hash[:], label, ledger.Nanos(now))
+			if err != nil {
+				return err
+			}
+			return addEvents(ctx, tx, site, ledger.KeyCreated(ctx, &key))
 		})
 		if !isUniqueViolation(err) {
 			break
@@ -126,12 +133,19 @@ func (l *Ledger) RevokeKey(ctx context.Context, siteName string, keyID int64, no
 		if err != nil {
 			return err
 		}
-		revoked, err := tx.Exec(ctx, `
-			UPDATE api_keys SET revoked_at = coalesce(revoked_at, $3) WHERE site_id = $1 AND key_id = $2`,
-			site, keyID, ledger.Nanos(now))
-		if err == nil && revoked.RowsAffected() == 0 {
+		var known bool
+		err = tx.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM api_keys WHERE site_id = $1 AND key_id = $2)`, site, keyID).Scan(&known)
+		if err == nil && !known {
 			err = ledger.UnknownKey(siteName, keyID)
 		}
-		return err
+		if err != nil {
+			return err
+		}
+		revoked, err := tx.Exec(ctx, `UPDATE api_keys SET revoked_at = $3 WHERE site_id = $1 AND key_id = $2 AND revoked_at IS NULL`,
+			site, keyID, ledger.Nanos(now))
+		if err != nil || revoked.RowsAffected() == 0 {
+			return err
+		}
+		return addEvents(ctx, tx, site, ledger.KeyRevoked(ctx, keyID, now))
 	})
 }

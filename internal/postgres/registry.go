@@ -239,11 +239,15 @@ func importSite(ctx context.Context, tx pgx.Tx, spec *ledger.SiteSpec) ([]ledger
 		return nil, err
 	}
 	changes, err := ledger.ImportSite(t, registry, spec)
-	if err != nil || len(changes) == 0 {
-		return added, err
+	if err != nil {
+		return nil, err
+	}
+	all := append(added, changes...)
+	if err := addEvents(ctx, tx, site, ledger.EventsOf(ctx, all)...); err != nil || len(changes) == 0 {
+		return all, err
 	}
 	t.names.Queue(`UPDATE loading SET name_id = $2, registry_version = registry_version + 1 WHERE site_id = $1`, site, t.nameID)
-	return append(added, changes...), tx.SendBatch(ctx, &t.names).Close()
+	return all, tx.SendBatch(ctx, &t.names).Close()
 }
 
 // addSite adds a site, and returns its number. One that another transaction

@@ -154,6 +154,9 @@ func (l *Ledger) SetArchived(ctx context.Context, site ledger.SiteID, file strin
 			}
 			removed += int64(conn.Changes())
 		}
+		if err := addEvents(conn, int64(site), ledger.ArchivedEvent(ctx, file, batches)); err != nil {
+			return err
+		}
 		return sqlitex.Execute(conn, `UPDATE sites SET archived_revisions = archived_revisions + ? WHERE site_id = ?`,
 			&sqlitex.ExecOptions{Args: []any{removed, int64(site)}})
 	})

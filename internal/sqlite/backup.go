@@ -83,7 +83,7 @@ func RestoreLedger(ctx context.Context, backup, path string, keepKeys bool, now 
 	r.Unreadable = err
 	all := (!there || err != nil) && !keepKeys
 	change := func(ctx context.Context, part string) error {
-		r.Revoked, err = revoke(ctx, part, revoked, all, now)
+		r.Revoked, err = revoke(ctx, part, backup, revoked, all, now)
 		return err
 	}
 	ready := path + ".restored"
@@ -144,8 +144,9 @@ func revokedKeys(ctx context.Context, path string) (hashes map[string]bool, ther
 	return hashes, true, nil
 }
 
-// revoke revokes keys of a ledger in a file: those of these hashes, or all. It returns those that were valid.
-func revoke(ctx context.Context, path string, hashes map[string]bool, all bool, now time.Time) (revoked []ledger.Key, err error) {
+// revoke revokes keys of a ledger that was restored into a file: those of these hashes, or all. It returns those that were
+// valid. The ledger remembers it.
+func revoke(ctx context.Context, path, backup string, hashes map[string]bool, all bool, now time.Time) (revoked []ledger.Key, err error) {
 	conn, err := sqlite.OpenConn(path, sqlite.OpenReadWrite)
 	if err != nil {
 		return nil, err
@@ -172,6 +173,12 @@ func revoke(ctx context.Context, path string, hashes map[string]bool, all bool, 
 			err = sqlitex.ExecuteTransient(conn, `UPDATE api_keys SET revoked_at = ? WHERE site_id = ? AND key_id = ?`,
 				&sqlitex.ExecOptions{Args: []any{ledger.Nanos(now), k.site, k.key}})
 		}
+		if err == nil {
+			err = addEvents(conn, k.site, ledger.KeyRevoked(ctx, k.key, now))
+		}
+	}
+	if err == nil {
+		err = addEvents(conn, 0, ledger.NewEvent(ctx, now, 0, "restored", "this ledger from the backup %s", backup))
 	}
 	return revoked, err
 }

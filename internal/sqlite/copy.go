@@ -99,6 +99,12 @@ func (s *CopySource) failure(ctx context.Context, err error) error {
 	return s.db.failure(err)
 }
 
+// Policy returns the ledger's policy, or "" where none was chosen.
+func (s *CopySource) Policy(ctx context.Context) (ledger.Policy, error) {
+	policy, err := policyOf(s.conn)
+	return policy, s.failure(ctx, err)
+}
+
 // Sites returns the names of all sites, in order.
 func (s *CopySource) Sites(ctx context.Context) (names []string, err error) {
 	err = sqlitex.Execute(s.conn, `SELECT name FROM sites ORDER BY name`, &sqlitex.ExecOptions{

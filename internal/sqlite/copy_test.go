@@ -217,7 +217,7 @@ func TestCopySourceCancelled(t *testing.T) {
 // in which large ones are read.
 func TestCopyTables(t *testing.T) {
 	s := openCopy(t, copiedLedger(t))
-	copied := map[string]bool{"sites": true}
+	copied := map[string]bool{"sites": true, "ledger": true}
 	for _, table := range ledger.CopyTables {
 		copied[table.Name] = true
 		columns := map[string]ledger.CopyColumn{"site_id": {}}

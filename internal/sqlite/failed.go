@@ -53,28 +53,43 @@ func (l *Ledger) Clear(ctx context.Context, site ledger.SiteID, ids []int64, now
 	ids = slices.Compact(slices.Sorted(slices.Values(ids)))
 	return l.db.write(ctx, "clear", func(conn *sqlite.Conn) error {
 		unknown := &ledger.UnknownFailedError{}
-		cleared := 0
+		var open []int64
 		for _, id := range ids {
-			known, err := number(conn, `SELECT count(*) FROM failed_records WHERE failed_id = ? AND site_id = ?`, id, int64(site))
-			if err != nil {
+			state, known := int64(0), false
+			err := sqlitex.Execute(conn, `SELECT state FROM failed_records WHERE failed_id = ? AND site_id = ?`, &sqlitex.ExecOptions{
+				Args: []any{id, int64(site)},
+				ResultFunc: func(stmt *sqlite.Stmt) error {
+					state, known = stmt.ColumnInt64(0), true
+					return nil
+				},
+			})
+			switch {
+			case err != nil:
 				return err
-			}
-			if known == 0 {
+			case !known:
 				unknown.IDs = append(unknown.IDs, id)
-				continue
+			case state == ledger.FailedOpen:
+				open = append(open, id)
 			}
-			err = sqlitex.Execute(conn, `
-				UPDATE failed_records SET state = ?, closed_at = ? WHERE failed_id = ? AND site_id = ? AND state = 0`,
-				&sqlitex.ExecOptions{Args: []any{ledger.FailedCleared, ledger.Nanos(now), id, int64(site)}})
-			if err != nil {
-				return err
-			}
-			cleared += conn.Changes()
 		}
 		if len(unknown.IDs) > 0 {
 			return unknown
 		}
-		return sqlitex.Execute(conn, `UPDATE sites SET open_failed = open_failed - ? WHERE site_id = ?`,
-			&sqlitex.ExecOptions{Args: []any{cleared, int64(site)}})
+		if len(open) == 0 {
+			return nil
+		}
+		for _, id := range open {
+			err := sqlitex.Execute(conn, `UPDATE failed_records SET state = ?, closed_at = ? WHERE failed_id = ?`,
+				&sqlitex.ExecOptions{Args: []any{ledger.FailedCleared, ledger.Nanos(now), id}})
+			if err != nil {
+				return err
+			}
+		}
+		err := sqlitex.Execute(conn, `UPDATE sites SET open_failed = open_failed - ? WHERE site_id = ?`,
+			&sqlitex.ExecOptions{Args: []any{len(open), int64(site)}})
+		if err != nil {
+			return err
+		}
+		return addEvents(conn, int64(site), ledger.ClearedEvent(ctx, open, now))
 	})
 }

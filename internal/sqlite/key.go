@@ -28,6 +28,9 @@ func (l *Ledger) Authority(ctx context.Context, siteName string) (*ledger.Author
 			return err
 		}
 		a.Site = ledger.SiteID(site)
+		if a.Policy, err = policyOf(conn); err != nil {
+			return err
+		}
 		err = sqlitex.Execute(conn, `SELECT key_id, hash, revoked_at IS NOT NULL FROM api_keys WHERE site_id = ?`,
 			&sqlitex.ExecOptions{
 				Args: []any{site},
@@ -62,11 +65,15 @@ func (l *Ledger) CreateKey(ctx context.Context, siteName string, hash ledger.Key
 		if err != nil {
 			return err
 		}
-		last, err := number(conn, `SELECT coalesce(max(key_id), 0) FROM api_keys WHERE site_id = ?`, site)
+		// One number in the whole ledger.
+		id, err := number(conn, `UPDATE ledger SET last_key_id = last_key_id + 1 RETURNING last_key_id`)
 		if err != nil {
 			return err
 		}
-		key = ledger.Key{ID: last + 1, Site: siteName, Label: label, CreatedAt: now}
+		key = ledger.Key{ID: id, Site: siteName, Label: label, CreatedAt: now}
+		if err := addEvents(conn, site, ledger.KeyCreated(ctx, &key)); err != nil {
+			return err
+		}
 		return sqlitex.Execute(conn, `INSERT INTO api_keys (site_id, key_id, hash, label, created_at) VALUES (?, ?, ?, ?, ?)`,
 			&sqlitex.ExecOptions{Args: []any{site, key.ID, hash[:], label, ledger.Nanos(now)}})
 	})
@@ -109,12 +116,18 @@ func (l *Ledger) RevokeKey(ctx context.Context, siteName string, keyID int64, no
 		if err != nil {
 			return err
 		}
-		err = sqlitex.Execute(conn, `
-			UPDATE api_keys SET revoked_at = coalesce(revoked_at, ?) WHERE site_id = ? AND key_id = ?`,
-			&sqlitex.ExecOptions{Args: []any{ledger.Nanos(now), site, keyID}})
-		if err == nil && conn.Changes() == 0 {
+		known, err := number(conn, `SELECT count(*) FROM api_keys WHERE site_id = ? AND key_id = ?`, site, keyID)
+		if err == nil && known == 0 {
 			err = ledger.UnknownKey(siteName, keyID)
 		}
-		return err
+		if err != nil {
+			return err
+		}
+		err = sqlitex.Execute(conn, `UPDATE api_keys SET revoked_at = ? WHERE site_id = ? AND key_id = ? AND revoked_at IS NULL`,
+			&sqlitex.ExecOptions{Args: []any{ledger.Nanos(now), site, keyID}})
+		if err != nil || conn.Changes() == 0 {
+			return err
+		}
+		return addEvents(conn, site, ledger.KeyRevoked(ctx, keyID, now))
 	})
 }

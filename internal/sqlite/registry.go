@@ -124,7 +124,7 @@ func (l *Ledger) Import(ctx context.Context, spec *ledger.RegistrySpec) (changes
 	err = l.db.write(ctx, "import", func(conn *sqlite.Conn) error {
 		changes = nil
 		for i := range spec.Sites {
-			changed, err := importSite(conn, &spec.Sites[i])
+			changed, err := importSite(ctx, conn, &spec.Sites[i])
 			if err != nil {
 				return err
 			}
@@ -158,7 +158,7 @@ func (l *Ledger) Export(ctx context.Context) (spec *ledger.RegistrySpec, err err
 	return spec, err
 }
 
-func importSite(conn *sqlite.Conn, spec *ledger.SiteSpec) ([]ledger.Change, error) {
+func importSite(ctx context.Context, conn *sqlite.Conn, spec *ledger.SiteSpec) ([]ledger.Change, error) {
 	site, err := number(conn, `SELECT site_id FROM sites WHERE name = ?`, spec.Name)
 	if err != nil {
 		return nil, err
@@ -177,10 +177,14 @@ func importSite(conn *sqlite.Conn, spec *ledger.SiteSpec) ([]ledger.Change, erro
 	}
 	tx := &importTx{nameTx{conn: conn, site: ledger.SiteID(site)}}
 	changes, err := ledger.ImportSite(tx, &registry.Registry, spec)
-	if err != nil || len(changes) == 0 {
-		return added, err
+	if err != nil {
+		return nil, err
 	}
-	return append(added, changes...), tx.exec(`UPDATE sites SET registry_version = registry_version + 1 WHERE site_id = ?`)
+	all := append(added, changes...)
+	if err := addEvents(conn, site, ledger.EventsOf(ctx, all)...); err != nil || len(changes) == 0 {
+		return all, err
+	}
+	return all, tx.exec(`UPDATE sites SET registry_version = registry_version + 1 WHERE site_id = ?`)
 }
 
 // An importTx is an import to the registry of one site.

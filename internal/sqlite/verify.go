@@ -138,7 +138,8 @@ func verifyOwners(conn *sqlite.Conn, v *ledger.Verification) error {
 	}
 	for _, table := range tables {
 		err := sqlitex.ExecuteTransient(conn, `
-			SELECT DISTINCT site_id FROM `+table+` WHERE site_id NOT IN (SELECT site_id FROM sites) ORDER BY site_id`, &sqlitex.ExecOptions{
+			SELECT DISTINCT site_id FROM `+table+` WHERE site_id NOT IN (SELECT site_id FROM sites) AND NOT (site_id = 0 AND ?) ORDER BY site_id`, &sqlitex.ExecOptions{
+			Args: []any{table == "events"}, // those of site 0 are of none
 			ResultFunc: func(stmt *sqlite.Stmt) error {
 				v.Add(ledger.NoSite(stmt.ColumnInt64(0), table))
 				return nil

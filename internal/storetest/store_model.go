@@ -198,19 +198,21 @@ func (s *modelSite) imports(spec *ledger.SiteSpec) (changes []string) {
 			return nil
 		}
 		for _, a := range p.Allocations {
-			action := "added"
+			action, was := "added", ""
 			if before := grantedBy(known.Allocations, a); before != nil {
 				if before.Amount == a.Amount && before.End.Equal(a.End) {
 					continue
 				}
 				action = "changed"
+				was = fmt.Sprintf(" (was %s until %s)", amieusage.ChargeOfMillionths(before.Amount), amieusage.FormatTime(ledger.TimeOf(ledger.Nanos(before.End))))
 			}
-			changed("%s allocation of project %s on %s from %s: %s until %s", action, p.ID, a.Resource,
-				amieusage.FormatTime(a.Start), amieusage.ChargeOfMillionths(a.Amount), amieusage.FormatTime(ledger.TimeOf(ledger.Nanos(a.End))))
+			changed("%s allocation of project %s on %s from %s: %s until %s%s", action, p.ID, a.Resource,
+				amieusage.FormatTime(a.Start), amieusage.ChargeOfMillionths(a.Amount), amieusage.FormatTime(ledger.TimeOf(ledger.Nanos(a.End))), was)
 		}
 		for _, a := range known.Allocations {
 			if grantedBy(p.Allocations, a) == nil {
-				changed("removed allocation of project %s on %s from %s", p.ID, a.Resource, amieusage.FormatTime(a.Start))
+				changed("removed allocation of project %s on %s from %s (was %s until %s)", p.ID, a.Resource, amieusage.FormatTime(a.Start),
+					amieusage.ChargeOfMillionths(a.Amount), amieusage.FormatTime(ledger.TimeOf(ledger.Nanos(a.End))))
 			}
 		}
 		known.Allocations = p.Allocations

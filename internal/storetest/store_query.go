@@ -350,6 +350,7 @@ func testLoadedCursor(m *storeModel) {
 
 func testRevisions(m *storeModel) {
 	s, other := m.site("PSC"), m.site("SDSC")
+	first := s.who.KeyID
 	secret, key, err := ledger.CreateKey(context.Background(), m.store, "PSC", "second", m.now)
 	m.noError(err)
 	m.send(s, job("0", "1"), job("1", "1"))
@@ -370,7 +371,7 @@ func testRevisions(m *storeModel) {
 		want := ledger.Revision{Number: i + 1, Charge: chargeOf(charge), AcceptedAt: revisions[i].acceptedAt, LoadedAt: revisions[i].loadedAt,
 			KeyID: key.ID, Record: revisions[i].AppendJSON(nil)}
 		if i == 0 {
-			want.KeyID = other.who.KeyID // the first of its site
+			want.KeyID = first
 		}
 		m.equal("revision", want, got[i], asText)
 	}

@@ -52,14 +52,14 @@ func testImport(m *storeModel) {
 	longer.End = longer.End.AddDate(1, 0, 0)
 	next := allocation(bulk, 1, 13, 15)
 	m.changed(site(ledger.ProjectSpec{ID: alpha, Allocations: []ledger.AllocationSpec{longer, next}}),
-		"changed allocation of project "+alpha+" on "+bulk+" from 2026-01-01T00:00:00Z: 1000 until 2028-01-01T00:00:00Z",
+		"changed allocation of project "+alpha+" on "+bulk+" from 2026-01-01T00:00:00Z: 1000 until 2028-01-01T00:00:00Z (was 1000 until 2027-01-01T00:00:00Z)",
 		"added allocation of project "+alpha+" on "+bulk+" from 2027-01-01T00:00:00Z: 1 until 2027-03-01T00:00:00Z",
-		"removed allocation of project "+alpha+" on "+gpus+" from 2026-01-01T00:00:00Z")
+		"removed allocation of project "+alpha+" on "+gpus+" from 2026-01-01T00:00:00Z (was 10 until 2027-01-01T00:00:00Z)")
 	less := year
 	less.Amount--
 	m.changed(site(ledger.ProjectSpec{ID: alpha, Allocations: []ledger.AllocationSpec{less}}),
-		"changed allocation of project "+alpha+" on "+bulk+" from 2026-01-01T00:00:00Z: 999.999999 until 2027-01-01T00:00:00Z",
-		"removed allocation of project "+alpha+" on "+bulk+" from 2027-01-01T00:00:00Z")
+		"changed allocation of project "+alpha+" on "+bulk+" from 2026-01-01T00:00:00Z: 999.999999 until 2027-01-01T00:00:00Z (was 1000 until 2028-01-01T00:00:00Z)",
+		"removed allocation of project "+alpha+" on "+bulk+" from 2027-01-01T00:00:00Z (was 1 until 2027-03-01T00:00:00Z)")
 	zoned := less
 	zoned.Start = zoned.Start.In(time.FixedZone("", -4*3600))
 	m.changed(site(ledger.ProjectSpec{ID: alpha, Allocations: []ledger.AllocationSpec{zoned}}))
@@ -76,7 +76,7 @@ func testImport(m *storeModel) {
 	m.check()
 	m.equal("failed", []string{"2", "3"}, openIDs(s))
 	m.changed(site(ledger.ProjectSpec{ID: alpha, Allocations: []ledger.AllocationSpec{}}),
-		"removed allocation of project "+alpha+" on "+bulk+" from 2026-01-01T00:00:00Z")
+		"removed allocation of project "+alpha+" on "+bulk+" from 2026-01-01T00:00:00Z (was 999.999999 until 2262-04-10T23:47:16.854775807Z)")
 	m.send(s, job("5", "1"))
 	m.load()
 	m.equal("failed", []string{"2", "3", "5"}, openIDs(s))

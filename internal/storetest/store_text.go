@@ -181,8 +181,8 @@ func testTextsInRegistry(m *storeModel) {
 	changes := m.importSpec(&ledger.RegistrySpec{Sites: []ledger.SiteSpec{{Name: s.name, Projects: []ledger.ProjectSpec{
 		{ID: last, Users: []string{last}, Allocations: []ledger.AllocationSpec{}}}}}})
 	m.equal("changes", []ledger.Change{
-		{Action: "removed", What: "user " + before + " from project " + last},
-		{Action: "removed", What: "allocation of project " + last + " on " + last + " from 2026-01-01T00:00:00Z"},
+		{Action: "removed", What: "user " + before + " from project " + last, Project: last},
+		{Action: "removed", What: "allocation of project " + last + " on " + last + " from 2026-01-01T00:00:00Z (was 1 until 2027-01-01T00:00:00Z)", Project: last},
 	}, changes)
 }
 
