@@ -27,7 +27,8 @@ change at once.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(p.adminImportCommand(), p.adminExportCommand(), p.adminSiteCommand(), p.adminKeyCommand(), p.adminVerifyCommand(), p.adminCopyCommand(), p.adminArchiveCommand(),
-		p.adminDistributeCommand(), p.adminBackupCommand(), p.adminRestoreCommand(), p.adminPolicyCommand(), p.adminHistoryCommand())
+		p.adminDistributeCommand(), p.adminBackupCommand(), p.adminRestoreCommand(), p.adminPolicyCommand(), p.adminHistoryCommand(),
+		p.adminResourceCommand(), p.adminProjectCommand(), p.adminUserCommand(), p.adminAllocationCommand())
 	return cmd
 }
 
@@ -110,7 +111,7 @@ func (p *program) adminSiteCommand() *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(p.adminSiteListCommand(), p.withLedger(&cobra.Command{
+	cmd.AddCommand(p.adminSiteListCommand(), p.adminSiteShowCommand(), p.withLedger(&cobra.Command{
 		Use:     "add NAME --db DB",
 		Short:   "Add a site",
 		Example: `  amieusage admin site add PSC --db ledger.db`,

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"time"
@@ -105,29 +106,29 @@ type eventView struct {
 
 // A versionView is a version of a record as programs see it.
 type versionView struct {
-	Site          string    `json:"site"`
-	Resource      string    `json:"resource"`
-	UsageType     string    `json:"usage_type"`
-	LocalRecordID string    `json:"local_record_id"`
-	KeyTime       time.Time `json:"key_time,omitzero"`
-	Project       string    `json:"project"`
-	User          string    `json:"user"`
-	Key           int64     `json:"key"`
-	AcceptedAt    time.Time `json:"accepted_at"`
-	State         string    `json:"state"` // newest, replaced, failed, cleared or superseded
-	Charge        string    `json:"charge"`
-	Revision      int       `json:"revision,omitempty"`
-	LoadedAt      time.Time `json:"loaded_at,omitzero"`
-	FailedID      int64     `json:"failed_record_id,omitempty"`
-	Failure       string    `json:"failure,omitempty"`
-	FailedAt      time.Time `json:"failed_at,omitzero"`
+	Site          string      `json:"site"`
+	Resource      string      `json:"resource"`
+	UsageType     string      `json:"usage_type"`
+	LocalRecordID string      `json:"local_record_id"`
+	KeyTime       time.Time   `json:"key_time,omitzero"`
+	Project       string      `json:"project"`
+	User          string      `json:"user"`
+	Key           int64       `json:"key"`
+	AcceptedAt    time.Time   `json:"accepted_at"`
+	State         string      `json:"state"` // newest, replaced, failed, cleared or superseded
+	Charge        json.Number `json:"charge"`
+	Revision      int         `json:"revision,omitempty"`
+	LoadedAt      time.Time   `json:"loaded_at,omitzero"`
+	FailedID      int64       `json:"failed_record_id,omitempty"`
+	Failure       string      `json:"failure,omitempty"`
+	FailedAt      time.Time   `json:"failed_at,omitzero"`
 }
 
 func viewOfVersion(r *ledger.HistoryRow) versionView {
 	v := versionView{
 		Site: r.Site, Resource: r.Identity.Resource, UsageType: string(r.Identity.UsageType), LocalRecordID: r.Identity.LocalRecordID,
 		KeyTime: r.Identity.KeyTime.UTC(), Project: r.Project, User: r.Username, Key: r.KeyID, AcceptedAt: r.AcceptedAt.UTC(),
-		Charge: r.Charge.String(), Revision: r.Revision, LoadedAt: r.LoadedAt.UTC(),
+		Charge: json.Number(r.Charge.String()), Revision: r.Revision, LoadedAt: r.LoadedAt.UTC(),
 		FailedID: r.FailedID, Failure: string(r.Failure), FailedAt: r.FailedAt.UTC(),
 	}
 	switch {
@@ -179,18 +180,18 @@ func (p *program) showHistory(ctx context.Context, store ledgerStore, q ledger.H
 		if e.From != "" {
 			who += " at " + e.From
 		}
-		lines = append(lines, line{e.At, []string{e.At.UTC().Format(time.RFC3339), e.Site, who, e.Action + " " + e.What, "", ""}})
+		lines = append(lines, line{e.At, []string{e.At.UTC().Format(time.RFC3339), e.Site, who, "", "", e.Action + " " + e.What}})
 	}
 	for i := range versions {
 		v := viewOfVersion(&versions[i])
 		shown.Records = append(shown.Records, v)
 		what := fmt.Sprintf("%s record %s on %s, project %s, user %s: ", v.UsageType, v.LocalRecordID, v.Resource, v.Project, v.User)
 		if v.Revision > 0 {
-			what += fmt.Sprintf("revision %d, %s, loaded %s", v.Revision, v.State, v.LoadedAt.Format(time.RFC3339))
+			what += fmt.Sprintf("revision %d, loaded %s", v.Revision, v.LoadedAt.Format(time.RFC3339))
 		} else {
-			what += fmt.Sprintf("%s: %s (FailedRecordID %d)", v.State, v.Failure, v.FailedID)
+			what += fmt.Sprintf("%s (FailedRecordID %d)", v.Failure, v.FailedID)
 		}
-		lines = append(lines, line{v.AcceptedAt, []string{v.AcceptedAt.Format(time.RFC3339), v.Site, fmt.Sprintf("key %d", v.Key), "sent " + what, v.State, v.Charge}})
+		lines = append(lines, line{v.AcceptedAt, []string{v.AcceptedAt.Format(time.RFC3339), v.Site, fmt.Sprintf("key %d", v.Key), v.Charge.String(), v.State, "sent " + what}})
 	}
 	if len(lines) == 0 && q.LocalRecordID != "" {
 		return &statusError{exitUsage, &amieusage.Error{Code: amieusage.CodeNotFound, Message: fmt.Sprintf("no record %q was loaded, and none has failed", q.LocalRecordID),
@@ -201,7 +202,7 @@ func (p *program) showHistory(ctx context.Context, store ledgerStore, q ledger.H
 	for _, l := range lines {
 		rows = append(rows, l.row)
 	}
-	if err := p.print(output, shown, []string{"TIME", "SITE", "WHO", "WHAT", "STATE", "CHARGE"}, rows); err != nil {
+	if err := p.print(output, shown, []string{"TIME", "SITE", "WHO", "CHARGE", "STATE", "WHAT"}, rows); err != nil {
 		return err
 	}
 	if more {

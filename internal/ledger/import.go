@@ -61,6 +61,13 @@ func (imp *siteImport) changed(project, action, format string, args ...any) {
 }
 
 func (imp *siteImport) project(spec *ProjectSpec) error {
+	if imp.registry.Projects[spec.ID] == nil && spec.Edit != EditWhole {
+		return &amieusage.Error{
+			Code:    amieusage.CodeNotFound,
+			Message: fmt.Sprintf("site %s has no project %q", imp.spec.Name, spec.ID),
+			Hint:    "add it: amieusage admin project add ID --site " + imp.spec.Name,
+		}
+	}
 	if imp.registry.Projects[spec.ID] == nil {
 		if _, err := imp.registry.Project(imp.tx, spec.ID); err != nil {
 			return err
@@ -81,7 +88,23 @@ func (imp *siteImport) project(spec *ProjectSpec) error {
 
 func (imp *siteImport) members(spec *ProjectSpec, project *Project) error {
 	wanted := map[int64]bool{}
+	if spec.Edit == EditRemove {
+		for user := range project.Users {
+			wanted[user] = true
+		}
+		for _, username := range spec.Users {
+			user, known := imp.registry.Users[username]
+			if !known || !wanted[user] {
+				return &amieusage.Error{Code: amieusage.CodeNotFound, Message: fmt.Sprintf("user %q is not on project %s", username, spec.ID),
+					Hint: "see who is: amieusage admin site show " + imp.spec.Name}
+			}
+			delete(wanted, user)
+		}
+	}
 	for _, username := range spec.Users {
+		if spec.Edit == EditRemove {
+			break
+		}
 		user, err := imp.registry.User(imp.tx, username)
 		if err != nil {
 			return err
@@ -97,7 +120,7 @@ func (imp *siteImport) members(spec *ProjectSpec, project *Project) error {
 		imp.changed(spec.ID, "added", "user %s to project %s", username, spec.ID)
 	}
 	for _, user := range slices.Sorted(maps.Keys(project.Users)) {
-		if wanted[user] {
+		if wanted[user] || spec.Edit == EditAdd {
 			continue
 		}
 		delete(project.Users, user)
@@ -110,13 +133,16 @@ func (imp *siteImport) members(spec *ProjectSpec, project *Project) error {
 }
 
 func (imp *siteImport) allocations(spec *ProjectSpec, project *Project) error {
-	type key struct{ resource, start int64 }
-	old := map[key]Allocation{}
+	old := map[allocationKey]Allocation{}
 	for _, a := range project.Allocations {
-		old[key{a.Resource, Nanos(a.Start)}] = a
+		old[allocationKey{a.Resource, Nanos(a.Start)}] = a
 	}
 	project.Allocations = nil
-	for _, s := range spec.Allocations {
+	stated, err := imp.edited(spec, old)
+	if err != nil {
+		return err
+	}
+	for _, s := range stated {
 		resource, known := imp.registry.Resources[s.Resource]
 		if !known {
 			return &amieusage.Error{
@@ -127,7 +153,7 @@ func (imp *siteImport) allocations(spec *ProjectSpec, project *Project) error {
 		}
 		a := Allocation{Resource: resource, Start: TimeOf(Nanos(s.Start)), End: TimeOf(Nanos(s.End)), Amount: s.Amount}
 		project.Allocations = append(project.Allocations, a)
-		k := key{resource, Nanos(s.Start)}
+		k := allocationKey{resource, Nanos(s.Start)}
 		before, known := old[k]
 		delete(old, k)
 		if known && before.End.Equal(a.End) && before.Amount == a.Amount {
@@ -158,6 +184,56 @@ func (imp *siteImport) allocations(spec *ProjectSpec, project *Project) error {
 			amieusage.FormatTime(a.Start), amieusage.ChargeOfMillionths(a.Amount), amieusage.FormatTime(a.End))
 	}
 	return nil
+}
+
+// An allocationKey tells an allocation of a project from its others.
+type allocationKey struct{ resource, start int64 }
+
+// edited returns all allocations that a project has once the spec's are added, changed or
+// removed.
+func (imp *siteImport) edited(spec *ProjectSpec, old map[allocationKey]Allocation) ([]AllocationSpec, error) {
+	if spec.Edit == EditWhole {
+		return spec.Allocations, nil
+	}
+	names := map[int64]string{}
+	for name, resource := range imp.registry.Resources {
+		names[resource] = name
+	}
+	left := maps.Clone(old)
+	var stated []AllocationSpec
+	for _, s := range spec.Allocations {
+		resource, known := imp.registry.Resources[s.Resource]
+		k := allocationKey{resource, Nanos(s.Start)}
+		before, there := old[k]
+		there = there && known
+		what := fmt.Sprintf("allocation on %s from %s", s.Resource, amieusage.FormatTime(s.Start))
+		switch {
+		case spec.Edit == EditAdd && there:
+			return nil, &amieusage.Error{Code: amieusage.CodeConflict, Message: fmt.Sprintf("project %s has an %s already", spec.ID, what),
+				Hint: "change it: amieusage admin allocation set"}
+		case spec.Edit != EditAdd && !there:
+			return nil, &amieusage.Error{Code: amieusage.CodeNotFound, Message: fmt.Sprintf("project %s has no %s", spec.ID, what),
+				Hint: "see what it has: amieusage admin site show " + imp.spec.Name}
+		}
+		delete(left, k)
+		if spec.Edit == EditRemove {
+			continue
+		}
+		if s.Amount < 0 {
+			s.Amount = before.Amount
+		}
+		if s.End.IsZero() {
+			s.End = before.End
+		}
+		if !s.Start.Before(s.End) {
+			return nil, specError("project %s: the %s would end before it starts", spec.ID, what)
+		}
+		stated = append(stated, s)
+	}
+	for _, a := range left {
+		stated = append(stated, AllocationSpec{names[a.Resource], a.Amount, a.Start, a.End})
+	}
+	return stated, nil
 }
 
 // checkGranted refuses allocations whose sum could not be held.

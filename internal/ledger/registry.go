@@ -116,15 +116,35 @@ func SpecOf(name string, r *Registry) SiteSpec {
 // A SiteSpec states a site. Resources and projects that it does not name stay
 // as they are.
 type SiteSpec struct {
-	Name      string
+	Name string
+	// Existing: the site is not added where it is missing, which is amieusage.CodeNotFound.
+	Existing  bool
 	Resources []string
 	Projects  []ProjectSpec
 }
 
+// An Edit says what an import does to a project's users and allocations.
+type Edit string
+
+const (
+	// EditWhole makes them what the spec names; a project that is missing is added.
+	EditWhole Edit = ""
+	// EditAdd adds those that the spec names. An allocation that is there already is
+	// amieusage.CodeConflict.
+	EditAdd Edit = "add"
+	// EditChange changes allocations that are there. An Amount below 0, or no End, leaves that
+	// as it is.
+	EditChange Edit = "change"
+	// EditRemove removes those that the spec names. Of an allocation only Resource and Start
+	// count.
+	EditRemove Edit = "remove"
+)
+
 // A ProjectSpec states a project: these are all its users and all its
-// allocations. A nil list leaves that part as it is.
+// allocations, or those that Edit is about. A nil list leaves that part as it is.
 type ProjectSpec struct {
 	ID          string
+	Edit        Edit
 	Users       []string
 	Allocations []AllocationSpec
 }
@@ -185,9 +205,10 @@ func (p *ProjectSpec) check() error {
 		switch {
 		case seen[k]:
 			return specError("project %s has two allocations on %s from %s", p.ID, a.Resource, amieusage.FormatTime(a.Start))
-		case k.start >= Nanos(a.End):
+		case p.Edit == EditRemove:
+		case k.start >= Nanos(a.End) && !(p.Edit == EditChange && a.End.IsZero()):
 			return specError("project %s: the allocation on %s from %s ends before it starts", p.ID, a.Resource, amieusage.FormatTime(a.Start))
-		case a.Amount < 0 || a.Amount > amieusage.MaxCharge*1_000_000:
+		case a.Amount < 0 && p.Edit != EditChange || a.Amount > amieusage.MaxCharge*1_000_000:
 			return specError("project %s: the allocation on %s must be from 0 to nine trillion units", p.ID, a.Resource)
 		}
 		seen[k] = true

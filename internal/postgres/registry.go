@@ -219,6 +219,8 @@ func importSite(ctx context.Context, tx pgx.Tx, spec *ledger.SiteSpec) ([]ledger
 	var served bool
 	err := tx.QueryRow(ctx, `SELECT site_id, served FROM sites WHERE name = $1`, spec.Name).Scan(&site, &served)
 	switch {
+	case errors.Is(err, pgx.ErrNoRows) && spec.Existing:
+		err = ledger.UnknownSite(spec.Name)
 	case errors.Is(err, pgx.ErrNoRows):
 		if site, err = addSite(ctx, tx, spec.Name, true); err == nil {
 			added = []ledger.Change{{Action: "added", What: "site " + spec.Name}}

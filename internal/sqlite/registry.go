@@ -164,6 +164,9 @@ func importSite(ctx context.Context, conn *sqlite.Conn, spec *ledger.SiteSpec) (
 		return nil, err
 	}
 	var added []ledger.Change
+	if site == 0 && spec.Existing {
+		return nil, ledger.UnknownSite(spec.Name)
+	}
 	if site == 0 {
 		if err := sqlitex.Execute(conn, `INSERT INTO sites (name) VALUES (?)`, &sqlitex.ExecOptions{Args: []any{spec.Name}}); err != nil {
 			return nil, err
