@@ -27,7 +27,7 @@ change at once.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(p.adminImportCommand(), p.adminExportCommand(), p.adminSiteCommand(), p.adminKeyCommand(), p.adminVerifyCommand(), p.adminCopyCommand(), p.adminArchiveCommand(),
-		p.adminDistributeCommand(), p.adminBackupCommand(), p.adminRestoreCommand(), p.adminPolicyCommand(), p.adminHistoryCommand(),
+		p.adminDistributeCommand(), p.adminBackupCommand(), p.adminRestoreCommand(), p.adminPolicyCommand(), p.adminHistoryCommand(), p.adminUndoCommand(),
 		p.adminResourceCommand(), p.adminProjectCommand(), p.adminUserCommand(), p.adminAllocationCommand())
 	return cmd
 }

@@ -146,6 +146,14 @@ func viewOfVersion(r *ledger.HistoryRow) versionView {
 	return v
 }
 
+// sender names the key that a record was sent with.
+func sender(key int64) string {
+	if key == 0 {
+		return "admin undo"
+	}
+	return fmt.Sprintf("key %d", key)
+}
+
 func (p *program) showHistory(ctx context.Context, store ledgerStore, q ledger.HistoryQuery, output outputFlag) error {
 	limit := q.Limit
 	q.Limit++ // to see whether there are more
@@ -191,7 +199,7 @@ func (p *program) showHistory(ctx context.Context, store ledgerStore, q ledger.H
 		} else {
 			what += fmt.Sprintf("%s (FailedRecordID %d)", v.Failure, v.FailedID)
 		}
-		lines = append(lines, line{v.AcceptedAt, []string{v.AcceptedAt.Format(time.RFC3339), v.Site, fmt.Sprintf("key %d", v.Key), v.Charge.String(), v.State, "sent " + what}})
+		lines = append(lines, line{v.AcceptedAt, []string{v.AcceptedAt.Format(time.RFC3339), v.Site, sender(v.Key), v.Charge.String(), v.State, "sent " + what}})
 	}
 	if len(lines) == 0 && q.LocalRecordID != "" {
 		return &statusError{exitUsage, &amieusage.Error{Code: amieusage.CodeNotFound, Message: fmt.Sprintf("no record %q was loaded, and none has failed", q.LocalRecordID),

@@ -49,6 +49,16 @@ type Batch struct {
 	UsageType  amieusage.UsageType
 	AcceptedAt time.Time
 	Records    [][]byte // each record's JSON as it was sent
+	// Undoes are the revisions that the records are to replace, of a batch that undoes what a
+	// key has sent. Such a batch is accepted only while each is the newest one.
+	Undoes []UndoneRevision
+}
+
+// An UndoneRevision is a revision that is to be replaced by what was before.
+type UndoneRevision struct {
+	Identity amieusage.Identity
+	Revision int
+	KeyID    int64
 }
 
 // A Verdict is what loading decides about one record of a batch.
@@ -119,7 +129,8 @@ type Store interface {
 	// refused with amieusage.CodeTooManyRequests, and nothing is stored, where
 	// the site has maxQueued or more records queued; and, with the context's
 	// error, where nobody waits for it any more when it is about to be committed
-	// (see [Awaited]).
+	// (see [Awaited]). A batch of which one of b.Undoes is no longer the newest revision is
+	// amieusage.CodeConflict; one that is accepted leaves an event.
 	Accept(ctx context.Context, batch *Batch, maxQueued int64) error
 	// Load loads the oldest queued batches of one site, of about maxRecords
 	// records, in one transaction: judge decides, Load applies, and registers

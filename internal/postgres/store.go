@@ -89,6 +89,9 @@ func (l *Ledger) Accept(ctx context.Context, b *ledger.Batch, maxQueued int64) e
 			return err
 		}
 		b.ID = batch
+		if err := checkNewest(ctx, tx, b); err != nil {
+			return err
+		}
 		stored := &pgx.Batch{}
 		stored.Queue(`
 			INSERT INTO batches (site_id, batch_id, key_id, usage_type, accepted_at, record_count, records)
@@ -114,6 +117,36 @@ func (l *Ledger) Accept(ctx context.Context, b *ledger.Batch, maxQueued int64) e
 		}
 	}
 	return err
+}
+
+// checkNewest refuses a batch that is to undo revisions which are not the newest any more, and
+// leaves the event of one that may. The caller holds the site's acceptance, and nothing is
+// queued.
+func checkNewest(ctx context.Context, tx pgx.Tx, b *ledger.Batch) error {
+	if len(b.Undoes) == 0 {
+		return nil
+	}
+	asked, newest := &pgx.Batch{}, true
+	for _, u := range b.Undoes {
+		asked.Queue(`
+			SELECT count(*) FROM records r JOIN resources n ON n.site_id = r.site_id AND n.resource_id = r.resource_id
+			WHERE r.site_id = $1 AND n.site_id = $1 AND n.name = $2 AND r.usage_type = $3 AND r.local_record_id = $4 AND r.key_time = $5
+				AND r.revision = $6`,
+			int64(b.Site), u.Identity.Resource, ledger.UsageTypeNumber(u.Identity.UsageType), u.Identity.LocalRecordID,
+			ledger.Nanos(u.Identity.KeyTime), u.Revision).QueryRow(func(row pgx.Row) error {
+			var there int
+			err := row.Scan(&there)
+			newest = newest && there == 1
+			return err
+		})
+	}
+	if err := tx.SendBatch(ctx, asked).Close(); err != nil {
+		return err
+	}
+	if !newest {
+		return ledger.ErrNotNewest
+	}
+	return addEvents(ctx, tx, int64(b.Site), ledger.UndoneEvent(ctx, b))
 }
 
 // Counts returns where the site's records are.

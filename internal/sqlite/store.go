@@ -57,6 +57,9 @@ func (l *Ledger) Accept(ctx context.Context, b *ledger.Batch, maxQueued int64) e
 		if queued >= maxQueued {
 			return ledger.ErrQueueFull
 		}
+		if err := checkNewest(ctx, conn, b); err != nil {
+			return err
+		}
 		n := int64(len(b.Records))
 		err = sqlitex.Execute(conn, `
 			INSERT INTO batches (site_id, key_id, usage_type, accepted_at, record_count, records)
@@ -76,6 +79,27 @@ func (l *Ledger) Accept(ctx context.Context, b *ledger.Batch, maxQueued int64) e
 		}
 		return ledger.Awaited(ctx)
 	})
+}
+
+// checkNewest refuses a batch that is to undo revisions which are not the newest any more, and
+// leaves the event of one that may.
+func checkNewest(ctx context.Context, conn *sqlite.Conn, b *ledger.Batch) error {
+	for _, u := range b.Undoes {
+		newest, err := number(conn, `
+			SELECT r.revision FROM records r JOIN resources n ON n.resource_id = r.resource_id
+			WHERE r.site_id = ?1 AND n.site_id = ?1 AND n.name = ?2 AND r.usage_type = ?3 AND r.local_record_id = ?4 AND r.key_time = ?5`,
+			int64(b.Site), u.Identity.Resource, ledger.UsageTypeNumber(u.Identity.UsageType), u.Identity.LocalRecordID, ledger.Nanos(u.Identity.KeyTime))
+		if err != nil {
+			return err
+		}
+		if newest != int64(u.Revision) {
+			return ledger.ErrNotNewest
+		}
+	}
+	if len(b.Undoes) == 0 {
+		return nil
+	}
+	return addEvents(conn, int64(b.Site), ledger.UndoneEvent(ctx, b))
 }
 
 // Counts returns where the site's records are.
