@@ -111,7 +111,7 @@ func (p *program) adminSiteCommand() *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(p.adminSiteListCommand(), p.adminSiteShowCommand(), p.withLedger(&cobra.Command{
+	cmd.AddCommand(p.adminSiteListCommand(), p.adminSiteShowCommand(), p.adminSiteTakeBackCommand(), p.withLedger(&cobra.Command{
 		Use:     "add NAME --db DB",
 		Short:   "Add a site",
 		Example: `  amieusage admin site add PSC --db ledger.db`,

@@ -13,6 +13,7 @@ import (
 	"github.com/amieusage/amieusage"
 	"github.com/amieusage/amieusage/internal/ledger"
 	"github.com/amieusage/amieusage/internal/siteconfig"
+	"github.com/amieusage/amieusage/internal/sqlite"
 )
 
 // group returns a command that only has others.
@@ -350,6 +351,29 @@ func (p *program) adminSiteShowCommand() *cobra.Command {
 	})
 	output.add(cmd)
 	return cmd
+}
+
+func (p *program) adminSiteTakeBackCommand() *cobra.Command {
+	return p.withLedger(&cobra.Command{
+		Use:   "take-back NAME --db ledger.db",
+		Short: "Serve a site from this file again that was copied elsewhere",
+		Long: `Serve a site from this ledger's file again, after admin copy has moved it into a database.
+What was sent to the database since is not in this file: each site sends it again with
+amieusage records resend and amieusage report. See that the database does not serve the site
+any more.`,
+		Example: `  amieusage admin site take-back PSC --db ledger.db`,
+		Args:    cobra.ExactArgs(1),
+	}, false, func(ctx context.Context, store ledgerStore, args []string) error {
+		file, ok := store.(*sqlite.Ledger)
+		if !ok {
+			return usageError("--db must be a ledger's file: sites are copied from files only")
+		}
+		if err := file.TakeBack(ctx, args[0]); err != nil {
+			return &statusError{exitUsage, err}
+		}
+		fmt.Fprintf(p.stdout, "site %s is served from here\n", args[0])
+		return nil
+	})
 }
 
 func labelOf(label string) string {

@@ -38,8 +38,8 @@ that are in archives stay in these, and new archives go into another folder.
 
 Stop the service first: nothing may be added to the file meanwhile. In the end
 every row of both is compared, by tables and months of usage; the sites are
-served from the database only if all is equal. Nothing changes in the file but
-its schema, where that is of an older program. Then
+served from the database only if all is equal, and from then on no longer from the file:
+who still asks there is told that the site was moved. Then
 
   amieusage serve --db postgres://USER@HOST/DATABASE
 
@@ -116,6 +116,9 @@ func (p *program) copyLedger(ctx context.Context, o *copyOptions) (err error) {
 		if printErr := p.printCopy(o.output, reports); err == nil {
 			err = printErr
 		}
+	}
+	if err == nil {
+		err = source.SetMoved(ctx, names, p.clock())
 	}
 	if err == nil {
 		again, secret := postgres.WithoutPassword(string(to))

@@ -120,6 +120,15 @@ func UnknownSite(name string) error {
 	}
 }
 
+// MovedSite is the error for a site that was copied into another ledger.
+func MovedSite(name string) error {
+	return &amieusage.Error{
+		Code:    amieusage.CodeForbidden,
+		Message: fmt.Sprintf("site %s is not served from here any more: it was moved to another ledger", name),
+		Hint:    "ask the operator of the service for its new address; the operator can take the site back with amieusage admin site take-back",
+	}
+}
+
 // UnknownKey is the error for a number that is no key of the site.
 func UnknownKey(siteName string, keyID int64) error {
 	return &amieusage.Error{

@@ -105,6 +105,27 @@ func (s *CopySource) Policy(ctx context.Context) (ledger.Policy, error) {
 	return policy, s.failure(ctx, err)
 }
 
+// SetMoved marks sites as served by the ledger that they were copied into, and no longer from
+// this file.
+func (s *CopySource) SetMoved(ctx context.Context, names []string, now time.Time) (err error) {
+	defer func() { err = s.failure(ctx, err) }()
+	defer sqlitex.Save(s.conn)(&err)
+	for _, name := range names {
+		err := sqlitex.Execute(s.conn, `UPDATE sites SET moved_at = ? WHERE name = ? AND moved_at = 0`,
+			&sqlitex.ExecOptions{Args: []any{ledger.Nanos(now), name}})
+		if err != nil {
+			return err
+		}
+		if s.conn.Changes() == 0 {
+			continue // an earlier run has
+		}
+		if err := addEvents(s.conn, 0, ledger.NewEvent(ctx, now, 0, "moved", "site %s to another ledger", name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Sites returns the names of all sites, in order.
 func (s *CopySource) Sites(ctx context.Context) (names []string, err error) {
 	err = sqlitex.Execute(s.conn, `SELECT name FROM sites ORDER BY name`, &sqlitex.ExecOptions{

@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"zombiezen.com/go/sqlite"
@@ -28,6 +29,9 @@ func (l *Ledger) Authority(ctx context.Context, siteName string) (*ledger.Author
 			return err
 		}
 		a.Site = ledger.SiteID(site)
+		if moved, err := number(conn, `SELECT moved_at FROM sites WHERE site_id = ?`, site); err != nil || moved != 0 {
+			return errors.Join(err, ledger.MovedSite(siteName))
+		}
 		if a.Policy, err = policyOf(conn); err != nil {
 			return err
 		}

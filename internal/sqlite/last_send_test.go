@@ -30,7 +30,7 @@ func TestLastSendOfOldLedger(t *testing.T) {
 	if want.IsZero() {
 		t.Fatal("nothing was sent")
 	}
-	execute(t, path, `DROP TABLE ledger; DROP TABLE events; ALTER TABLE sites DROP COLUMN last_accepted_at; DELETE FROM goose_db_version WHERE version_id >= 3`)
+	execute(t, path, `DROP TABLE ledger; DROP TABLE events; ALTER TABLE sites DROP COLUMN last_accepted_at; ALTER TABLE sites DROP COLUMN moved_at; DELETE FROM goose_db_version WHERE version_id >= 3`)
 	if got := last(); !got.Equal(want) {
 		t.Errorf("the last send was at %s, not at %s", got, want)
 	}

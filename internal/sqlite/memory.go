@@ -60,6 +60,21 @@ func (l *Ledger) setPolicy(ctx context.Context, policy ledger.Policy, first bool
 	return before, err
 }
 
+// TakeBack serves a site from this file again that was copied into another ledger.
+func (l *Ledger) TakeBack(ctx context.Context, siteName string) error {
+	return l.db.write(ctx, "take back", func(conn *sqlite.Conn) error {
+		site, err := siteOf(conn, siteName)
+		if err != nil {
+			return err
+		}
+		err = sqlitex.Execute(conn, `UPDATE sites SET moved_at = 0 WHERE site_id = ? AND moved_at <> 0`, &sqlitex.ExecOptions{Args: []any{site}})
+		if err != nil || conn.Changes() == 0 {
+			return err
+		}
+		return addEvents(conn, site, ledger.NewEvent(ctx, ledger.ActorOf(ctx).At, 0, "took back", "site %s, which had been moved", siteName))
+	})
+}
+
 // addEvents adds events of a site; 0: of none.
 func addEvents(conn *sqlite.Conn, site int64, events ...ledger.Event) error {
 	for _, e := range events {

@@ -50,6 +50,7 @@ func TestStore(t *testing.T, open func(t *testing.T) (replica func() ledger.Stor
 		"Events":               testEvents,
 		"History":              testHistory,
 		"Policy":               testPolicy,
+		"Undo":                 testUndo,
 		"Export":               testExport,
 		"LoadedCursor":         testLoadedCursor,
 		"Revisions":            testRevisions,

@@ -201,3 +201,75 @@ func testPolicy(m *storeModel) {
 	}
 	m.equal("events", want, changes)
 }
+
+// testUndo has what a key has sent undone: not while anything is queued, and not where something
+// newer came between the plan and its execution.
+func testUndo(m *storeModel) {
+	ctx := context.Background()
+	s := m.site("PSC")
+	other := m.site("NCSA")
+	m.send(s, job("1", "1"), job("2", "2"), job("3", "3"))
+	m.load()
+	m.newKey(s, "stolen")
+	stolen := s.who.KeyID
+	m.tick()
+	since := m.now
+	m.send(s, job("1", "100"), job("2", "200"), job("9", "900"))
+	m.load()
+	m.send(s, job("1", "101"))
+	m.load()
+	m.newKey(s, "new")
+	plan := func() []ledger.UndoStep {
+		steps, err := ledger.PlanUndo(ctx, m.store, "PSC", stolen, since)
+		m.noError(err)
+		return steps
+	}
+	steps := plan()
+	charges := func(steps []ledger.UndoStep) (lines []string) {
+		for _, u := range steps {
+			lines = append(lines, fmt.Sprintf("%s: %s to %s %s", u.Identity.LocalRecordID, u.Now, u.Was, u.Left))
+		}
+		return lines
+	}
+	m.equal("the plan", []string{"1: 101 to 1 ", "2: 200 to 2 ", "9: 900 to 0 "}, charges(steps))
+	never := func() bool { return false }
+	accepted := func() int64 {
+		counts, err := m.store.Counts(ctx, s.who.Site)
+		m.noError(err)
+		return counts.Accepted
+	}
+	before := accepted()
+	// Queued: a later correction, which the plan does not know.
+	m.send(s, job("2", "22"))
+	_, err := ledger.Undo(ctx, m.store, "PSC", stolen, steps, m.now, never)
+	m.hasCode(err, amieusage.CodeTooManyRequests)
+	m.load()
+	_, err = ledger.Undo(ctx, m.store, "PSC", stolen, steps, m.now, never)
+	m.hasCode(err, amieusage.CodeConflict)
+	m.equal("accepted", before+1, accepted())
+	m.equal("other sites", 0, len(other.entries))
+	m.check() // until here nothing was undone
+	steps = plan()
+	m.equal("the plan", []string{"1: 101 to 1 ", "2: 22 to 22 " + string(ledger.LeftLater), "9: 900 to 0 "}, charges(steps))
+	undone, err := ledger.Undo(ctx, m.store, "PSC", stolen, steps, m.now, never)
+	m.noError(err)
+	m.equal("undone", 2, undone)
+	_, err = ledger.Undo(ctx, m.store, "PSC", stolen, steps, m.now, never)
+	m.hasCode(err, amieusage.CodeTooManyRequests)
+	var batch []modelRecord
+	for _, r := range []amieusage.Record{job("1", "1"), job("9", "0")} {
+		batch = append(batch, modelRecord{Record: r, raw: r.AppendJSON(nil), acceptedAt: m.now})
+	}
+	s.accept(batch) // the model knows it, too
+	m.load()
+	_, err = ledger.Undo(ctx, m.store, "PSC", stolen, steps, m.now, never)
+	m.hasCode(err, amieusage.CodeConflict)
+	m.equal("the plan", []string{"1: 1 to 1 " + string(ledger.LeftUndone), "2: 22 to 22 " + string(ledger.LeftLater), "9: 0 to 0 " + string(ledger.LeftUndone)}, charges(plan()))
+	revisions, err := m.store.Revisions(ctx, s.who.Site, job("1", "1").Identity())
+	m.noError(err)
+	m.equal("revisions", 4, len(revisions))
+	m.equal("the first content", string(revisions[0].Record), string(revisions[3].Record))
+	events, err := m.store.Events(ctx, ledger.HistoryQuery{KeyID: stolen})
+	m.noError(err)
+	m.equal("the last event", fmt.Sprintf("undid what key %d had made of 2 Compute records", stolen), events[len(events)-1].Action+" "+events[len(events)-1].What)
+}

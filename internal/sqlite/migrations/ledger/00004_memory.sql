@@ -9,6 +9,10 @@ CREATE TABLE ledger (
 );
 INSERT INTO ledger (id, last_key_id) SELECT 1, coalesce(max(key_id), 0) FROM api_keys;
 
+-- When the site was copied into another ledger, which serves it from then on; 0: it is
+-- served from here.
+ALTER TABLE sites ADD COLUMN moved_at INTEGER NOT NULL DEFAULT 0;
+
 -- What was done to the ledger, beside sends. Rows are only added. site_id is 0 for what
 -- is of no single site.
 CREATE TABLE events (
