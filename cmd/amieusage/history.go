@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -74,22 +76,15 @@ func parseSince(text string, now time.Time) (time.Time, error) {
 		return t, nil
 	}
 	length := text
-	if days, found := cutSuffixNumber(text, "d"); found {
-		length = fmt.Sprintf("%dh", 24*days)
+	if number, found := strings.CutSuffix(text, "d"); found {
+		if days, err := strconv.ParseUint(number, 10, 16); err == nil {
+			length = fmt.Sprintf("%dh", 24*days)
+		}
 	}
 	if d, err := time.ParseDuration(length); err == nil && d >= 0 {
 		return now.Add(-d), nil
 	}
 	return time.Time{}, usageError("--since %q is no time: give a date (2026-11-01, in UTC), a time with its zone (2026-11-01T08:00:00Z), or a length (36h, 7d)", text)
-}
-
-func cutSuffixNumber(text, suffix string) (n int, found bool) {
-	var rest string
-	if c, err := fmt.Sscanf(text, "%d"+suffix+"%s", &n, &rest); c >= 1 && rest == "" && text == fmt.Sprint(n)+suffix {
-		_ = err // of the rest that is not there
-		return n, true
-	}
-	return 0, false
 }
 
 // An eventView is an event as programs see it.

@@ -93,16 +93,15 @@ Exit status: 0 all is undone, 1 some records were left as they are, which are li
 const undoWait = 30 * time.Second
 
 // waitForLoading returns what waits a little for the service to load what is queued, and says
-// whether there is any time left.
+// whether to try again.
 func (p *program) waitForLoading(ctx context.Context) func() bool {
-	ctx, cancel := context.WithTimeout(ctx, undoWait)
-	context.AfterFunc(ctx, cancel)
+	end := p.clock().Add(undoWait)
 	return func() bool {
 		pause := time.NewTimer(200 * time.Millisecond)
 		defer pause.Stop()
 		select {
 		case <-pause.C:
-			return true
+			return p.clock().Before(end)
 		case <-ctx.Done():
 			return false
 		}

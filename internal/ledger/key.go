@@ -91,11 +91,7 @@ func (s *Service) Authenticate(ctx context.Context, siteName, key string) (Calle
 	case found == nil:
 		return Caller{}, nil, unknown
 	case found.Revoked:
-		return Caller{}, nil, &amieusage.Error{
-			Code:    amieusage.CodeForbidden,
-			Message: "this API key was revoked",
-			Hint:    "ask the operator of the service for a new one",
-		}
+		return Caller{}, nil, ErrRevoked
 	}
 	return Caller{Site: authority.Site, Name: authority.Name, KeyID: found.ID, Policy: authority.Policy}, authority.Resources, nil
 }
@@ -109,6 +105,13 @@ func CreateKey(ctx context.Context, store Store, siteName, label string, now tim
 	}
 	key, err := store.CreateKey(ctx, siteName, hash, label, now)
 	return secret, key, err
+}
+
+// ErrRevoked is what a request with a key that was revoked is refused with.
+var ErrRevoked = &amieusage.Error{
+	Code:    amieusage.CodeForbidden,
+	Message: "this API key was revoked",
+	Hint:    "ask the operator of the service for a new one",
 }
 
 // UnknownSite is the error for a site's name that no ledger knows.

@@ -129,7 +129,8 @@ type Store interface {
 	// refused with amieusage.CodeTooManyRequests, and nothing is stored, where
 	// the site has maxQueued or more records queued; and, with the context's
 	// error, where nobody waits for it any more when it is about to be committed
-	// (see [Awaited]). A batch of which one of b.Undoes is no longer the newest revision is
+	// (see [Awaited]). A batch of a key that was revoked by now is refused with [ErrRevoked]: its
+	// body may have come slowly. A batch of which one of b.Undoes is no longer the newest revision is
 	// amieusage.CodeConflict; one that is accepted leaves an event.
 	Accept(ctx context.Context, batch *Batch, maxQueued int64) error
 	// Load loads the oldest queued batches of one site, of about maxRecords

@@ -97,11 +97,17 @@ func (l *Ledger) Accept(ctx context.Context, b *ledger.Batch, maxQueued int64) e
 			INSERT INTO batches (site_id, batch_id, key_id, usage_type, accepted_at, record_count, records)
 			VALUES ($1, $2, $3, $4, $5, $6, $7)`,
 			int64(b.Site), batch, b.KeyID, ledger.UsageTypeNumber(b.UsageType), ledger.Nanos(b.AcceptedAt), n, packed)
+		var revoked bool
+		stored.Queue(`SELECT EXISTS (SELECT 1 FROM api_keys WHERE site_id = $1 AND key_id = $2 AND revoked_at IS NOT NULL)`,
+			int64(b.Site), b.KeyID).QueryRow(func(row pgx.Row) error { return row.Scan(&revoked) })
 		stored.Queue(`SELECT batch_id FROM loading WHERE site_id = $1`, int64(b.Site)).QueryRow(func(row pgx.Row) error {
 			return row.Scan(&loaded)
 		})
 		if err := tx.SendBatch(ctx, stored).Close(); err != nil {
 			return err
+		}
+		if revoked {
+			return ledger.ErrRevoked
 		}
 		return ledger.Awaited(request)
 	})

@@ -8,8 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 	"testing/fstest"
+	"time"
 
 	"github.com/amieusage/amieusage"
 	"github.com/amieusage/amieusage/internal/ledger"

@@ -57,6 +57,13 @@ func (l *Ledger) Accept(ctx context.Context, b *ledger.Batch, maxQueued int64) e
 		if queued >= maxQueued {
 			return ledger.ErrQueueFull
 		}
+		revoked, err := number(conn, `SELECT count(*) FROM api_keys WHERE site_id = ? AND key_id = ? AND revoked_at IS NOT NULL`, int64(b.Site), b.KeyID)
+		if err != nil {
+			return err
+		}
+		if revoked > 0 {
+			return ledger.ErrRevoked
+		}
 		if err := checkNewest(ctx, conn, b); err != nil {
 			return err
 		}

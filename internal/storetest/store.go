@@ -51,6 +51,7 @@ func TestStore(t *testing.T, open func(t *testing.T) (replica func() ledger.Stor
 		"History":              testHistory,
 		"Policy":               testPolicy,
 		"Undo":                 testUndo,
+		"RevokedMeanwhile":     testRevokedMeanwhile,
 		"Export":               testExport,
 		"LoadedCursor":         testLoadedCursor,
 		"Revisions":            testRevisions,

@@ -273,3 +273,25 @@ func testUndo(m *storeModel) {
 	m.noError(err)
 	m.equal("the last event", fmt.Sprintf("undid what key %d had made of 2 Compute records", stolen), events[len(events)-1].Action+" "+events[len(events)-1].What)
 }
+
+// testRevokedMeanwhile has a send whose key is revoked after it was authenticated.
+func testRevokedMeanwhile(m *storeModel) {
+	ctx := context.Background()
+	s := m.site("PSC")
+	old := s.who
+	m.send(s, job("1", "1"))
+	m.load()
+	m.newKey(s, "new")
+	m.noError(m.store.RevokeKey(ctx, "PSC", old.KeyID, m.now))
+	message, err := amieusage.NewMessage(job("2", "2"))
+	m.noError(err)
+	text, err := message.MarshalJSON()
+	m.noError(err)
+	for _, store := range m.replicas(2) {
+		_, err = m.serviceOf(store).Accept(ctx, old, map[string]bool{bulk: true}, text)
+		m.hasCode(err, amieusage.CodeForbidden)
+	}
+	m.send(s, job("3", "3"))
+	m.load()
+	m.check()
+}

@@ -259,6 +259,7 @@ func testWalls(m *storeModel) {
 		{ID: alpha, Users: []string{"eve"}, Allocations: []ledger.AllocationSpec{}},
 	}}}})
 	m.noError(m.store.RevokeKey(context.Background(), "PSC", one.who.KeyID, m.now))
+	m.newKey(one, "another")
 	m.send(one, job("1", "7"), job("5", "4", eve))
 	m.load()
 	m.check()
