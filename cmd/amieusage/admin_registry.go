@@ -320,7 +320,7 @@ func (p *program) adminSiteShowCommand() *cobra.Command {
 		}
 		at := slices.IndexFunc(sites, func(s ledger.SiteState) bool { return s.Name == name })
 		if at < 0 || len(spec.Sites) == 0 {
-			return &statusError{exitUsage, ledger.UnknownSite(name)}
+			return &statusError{exitUsage, ledger.MovedSite(name)}
 		}
 		s := sites[at]
 		if output == outputJSON {

@@ -18,7 +18,7 @@ func (l *Ledger) Sites(ctx context.Context) (sites []ledger.SiteState, err error
 			SELECT s.site_id, s.name, s.accepted, s.loaded, s.failed, s.queued, s.last_accepted_at,
 				coalesce((SELECT b.accepted_at FROM batches b WHERE b.site_id = s.site_id AND b.loaded_at IS NULL AND b.damaged = 0
 					ORDER BY b.batch_id LIMIT 1), 0)
-			FROM sites s ORDER BY s.name`,
+			FROM sites s WHERE s.moved_at = 0 ORDER BY s.name`,
 			&sqlitex.ExecOptions{ResultFunc: func(stmt *sqlite.Stmt) error {
 				at[stmt.ColumnInt64(0)] = len(sites)
 				sites = append(sites, ledger.SiteState{
