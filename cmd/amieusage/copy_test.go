@@ -250,6 +250,7 @@ var looksByText = cmp.Options{
 func (m *movedLedger) open(t *testing.T, url string) (from *sqlite.Ledger, to *postgres.Ledger, done func()) {
 	t.Helper()
 	from = must[*sqlite.Ledger](t)(sqlite.OpenLedger(t.Context(), m.path))
+	m.takeBack(t, from)
 	to = must[*postgres.Ledger](t)(postgres.Open(t.Context(), url, postgres.Options{MaxConns: 4}))
 	return from, to, func() { from.Close(); to.Close() }
 }
@@ -281,6 +282,16 @@ func wantWhole(t *testing.T, to *postgres.Ledger) {
 	err := to.Verify(t.Context())
 	if err == nil || strings.Count(err.Error(), "\n") > 0 || !strings.Contains(err.Error(), "cannot be read back") {
 		t.Errorf("the check says: %v", err)
+	}
+}
+
+// takeBack has the file serve its sites again.
+func (m *movedLedger) takeBack(t *testing.T, store *sqlite.Ledger) {
+	t.Helper()
+	for _, s := range m.sites {
+		if err := store.TakeBack(t.Context(), s.name); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -389,6 +400,7 @@ func TestCopyDiffers(t *testing.T) {
 	}
 	damage(`UPDATE sites SET served = false`)
 	store := must[*sqlite.Ledger](t)(sqlite.OpenLedger(ctx, m.path))
+	m.takeBack(t, store)
 	service := m.service(store, ledger.Open)
 	m.send(t, service, 0, recordsOf(0, 10)...)
 	m.loadAll(t, service)

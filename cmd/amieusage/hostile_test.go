@@ -66,6 +66,7 @@ func newAttacked(t *testing.T, engine string) *attacked {
 	s.killedService = newKilledService(t, engine)
 	s.kill()
 	s.policy, s.log = "strict", s.lines
+	s.admin(t, "policy", "strict")
 	s.admin(t, "site", "add", "SDSC")
 	s.otherKey = strings.TrimSpace(s.admin(t, "key", "create", "--site", "SDSC"))
 	registry := filepath.Join(t.TempDir(), "registry.yaml")

@@ -277,6 +277,7 @@ func testNetwork(t *testing.T, engine string, seed uint64, share int) {
 	n := &networkSide{service: newKilledService(t, engine), folder: t.TempDir(), random: rand.New(rand.NewPCG(seed, 0))}
 	n.service.admin(t, "import", n.write(t, "registry.yaml", networkRegistry))
 	n.service.stop(t)
+	n.service.admin(t, "policy", "strict")
 	n.service.policy = "strict"
 	n.service.start(t)
 	n.write(t, "key", n.service.key+"\n")

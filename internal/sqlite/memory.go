@@ -71,7 +71,8 @@ func (l *Ledger) TakeBack(ctx context.Context, siteName string) error {
 		if err != nil || conn.Changes() == 0 {
 			return err
 		}
-		return addEvents(conn, site, ledger.NewEvent(ctx, ledger.ActorOf(ctx).At, 0, "took back", "site %s, which had been moved", siteName))
+		// Of no site: the file stays equal to what was copied of it.
+		return addEvents(conn, 0, ledger.NewEvent(ctx, ledger.ActorOf(ctx).At, 0, "took back", "site %s, which had been moved", siteName))
 	})
 }
 
