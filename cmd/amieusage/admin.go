@@ -149,7 +149,7 @@ func (p *program) adminSiteListCommand() *cobra.Command {
 		}
 		views, rows := []siteView{}, [][]string{}
 		for _, s := range sites {
-			views = append(views, siteView{s.Name, s.Accepted, s.Loaded, s.Failed, s.Queued, s.LastAccepted.UTC(), s.OldestQueued.UTC()})
+			views = append(views, viewOfSite(&s))
 			rows = append(rows, []string{s.Name, strconv.FormatInt(s.Accepted, 10), strconv.FormatInt(s.Loaded, 10),
 				strconv.FormatInt(s.Failed, 10), strconv.FormatInt(s.Queued, 10), sentAt(s.LastAccepted)})
 		}
@@ -176,6 +176,10 @@ type siteView struct {
 	Queued       int64     `json:"queued"`
 	LastSend     time.Time `json:"last_send,omitzero"`
 	OldestQueued time.Time `json:"oldest_queued,omitzero"`
+}
+
+func viewOfSite(s *ledger.SiteState) siteView {
+	return siteView{s.Name, s.Accepted, s.Loaded, s.Failed, s.Queued, s.LastAccepted.UTC(), s.OldestQueued.UTC()}
 }
 
 func (p *program) adminKeyCommand() *cobra.Command {
@@ -229,12 +233,8 @@ hash is kept: it can never be shown again.`,
 		}
 		views, rows := []keyView{}, [][]string{}
 		for _, k := range keys {
-			views = append(views, keyView{k.ID, k.Site, k.Label, k.CreatedAt.UTC(), k.RevokedAt.UTC()})
-			state := "valid"
-			if !k.RevokedAt.IsZero() {
-				state = "revoked " + k.RevokedAt.UTC().Format(time.RFC3339)
-			}
-			rows = append(rows, []string{k.Site, strconv.FormatInt(k.ID, 10), k.CreatedAt.UTC().Format(time.RFC3339), state, k.Label})
+			views = append(views, viewOfKey(&k))
+			rows = append(rows, []string{k.Site, strconv.FormatInt(k.ID, 10), k.CreatedAt.UTC().Format(time.RFC3339), stateOfKey(&k), k.Label})
 		}
 		return p.print(output, views, []string{"SITE", "KEY", "CREATED", "STATE", "LABEL"}, rows)
 	})
@@ -301,4 +301,15 @@ type keyView struct {
 	Label     string    `json:"label"`
 	CreatedAt time.Time `json:"created_at"`
 	RevokedAt time.Time `json:"revoked_at,omitzero"`
+}
+
+func viewOfKey(k *ledger.Key) keyView {
+	return keyView{k.ID, k.Site, k.Label, k.CreatedAt.UTC(), k.RevokedAt.UTC()}
+}
+
+func stateOfKey(k *ledger.Key) string {
+	if k.RevokedAt.IsZero() {
+		return "valid"
+	}
+	return "revoked " + k.RevokedAt.UTC().Format(time.RFC3339)
 }

@@ -18,7 +18,8 @@ project, the user on the project, and an allocation on the resource at the recor
 Open registers the resources, projects and users that it meets.
 
 The first serve of a ledger chooses its policy. A change holds for all that is loaded from
-now on, by every replica; what was loaded stays. The ledger remembers who changed it (see:
+now on, by every replica, but for the few records that are being loaded at that moment; what was
+loaded stays. The ledger remembers who changed it (see:
 amieusage admin history).`,
 		Example: `  amieusage admin policy --db ledger.db
   amieusage admin policy strict --db ledger.db`,
@@ -39,7 +40,7 @@ amieusage admin history).`,
 		if policy != ledger.Strict && policy != ledger.Open {
 			return usageError("%q is no policy: strict or open", args[0])
 		}
-		before, err := store.SetPolicy(ctx, policy)
+		before, err := store.SetPolicy(ctx, policy, false)
 		switch {
 		case err != nil:
 			return err

@@ -169,23 +169,24 @@ func (p *program) adminAllocationCommand() *cobra.Command {
 	stated := func() (a ledger.AllocationSpec, err error) {
 		a = ledger.AllocationSpec{Resource: resource, Amount: -1}
 		if a.Start, err = amieusage.ParseTime(start); err != nil {
-			return a, usageError("--start: %w", err)
+			return a, usageError("--start %w", err)
 		}
 		if amount != "" {
-			charge, err := amieusage.ParseCharge(amount)
-			if err == nil {
-				a.Amount, err = charge.Millionths()
-			}
-			if err != nil || a.Amount < 0 {
-				return a, usageError("--amount %q is no amount of units, as in 100000 or 0.5", amount)
+			if a.Amount, err = siteconfig.ParseAmount(amount); err != nil {
+				return a, usageError("--amount %w", err)
 			}
 		}
 		if end != "" {
-			a.End, err = parseLastDay("--end", end)
+			if a.End, err = siteconfig.ParseEnd(end); err != nil {
+				return a, usageError("--end %w", err)
+			}
 		}
-		return a, err
+		return a, nil
 	}
 	edit := func(ctx context.Context, store ledgerStore, edit ledger.Edit, a ledger.AllocationSpec) error {
+		if err := siteconfig.CheckYears(a.Start, a.End); err != nil {
+			return &statusError{exitUsage, err}
+		}
 		return p.edit(ctx, store, site, nil, ledger.ProjectSpec{ID: project, Edit: edit, Allocations: []ledger.AllocationSpec{a}})
 	}
 	add := p.withLedger(&cobra.Command{
@@ -236,8 +237,8 @@ later usage fail when they are loaded; what was loaded stays.`,
 		}
 		a.End = p.clock().UTC().Truncate(time.Second)
 		if on != "" {
-			if a.End, err = parseLastDay("--on", on); err != nil {
-				return err
+			if a.End, err = siteconfig.ParseEnd(on); err != nil {
+				return usageError("--on %w", err)
 			}
 		}
 		return edit(ctx, store, ledger.EditChange, a)
@@ -283,18 +284,6 @@ the resource. An allocation that was used is ended.`,
     --start 2026-01-01 --amount 150000 --site PSC --db ledger.db`, add, set, ends, remove)
 }
 
-// parseLastDay reads a time that something ends at; a day is part of it.
-func parseLastDay(flag, text string) (time.Time, error) {
-	if day, err := time.Parse(time.DateOnly, text); err == nil {
-		return day.AddDate(0, 0, 1), nil
-	}
-	t, err := amieusage.ParseTime(text)
-	if err != nil {
-		return t, usageError("%s: %w", flag, err)
-	}
-	return t, nil
-}
-
 func (p *program) adminSiteShowCommand() *cobra.Command {
 	var output outputFlag
 	cmd := p.withLedger(&cobra.Command{
@@ -337,11 +326,7 @@ func (p *program) adminSiteShowCommand() *cobra.Command {
 			rows = append(rows, []string{"used of " + c.Resource, c.Used.String()}, []string{"given back on " + c.Resource, c.GivenBack.String()})
 		}
 		for _, k := range keys {
-			state := "valid"
-			if !k.RevokedAt.IsZero() {
-				state = "revoked " + k.RevokedAt.UTC().Format(time.RFC3339)
-			}
-			rows = append(rows, []string{fmt.Sprintf("key %d", k.ID), state + labelOf(k.Label)})
+			rows = append(rows, []string{fmt.Sprintf("key %d", k.ID), stateOfKey(&k) + labelOf(k.Label)})
 		}
 		if err := p.print(output, nil, []string{"SITE", name}, rows); err != nil || output == outputCSV {
 			return err
@@ -406,11 +391,11 @@ type allocationView struct {
 
 func shownSite(s ledger.SiteState, keys []ledger.Key, spec *ledger.SiteSpec) shownSiteView {
 	v := shownSiteView{
-		siteView: siteView{s.Name, s.Accepted, s.Loaded, s.Failed, s.Queued, s.LastAccepted.UTC(), s.OldestQueued.UTC()},
+		siteView: viewOfSite(&s),
 		Keys:     []keyView{}, Resources: append([]string{}, spec.Resources...), Projects: []projectView{},
 	}
 	for _, k := range keys {
-		v.Keys = append(v.Keys, keyView{k.ID, k.Site, k.Label, k.CreatedAt.UTC(), k.RevokedAt.UTC()})
+		v.Keys = append(v.Keys, viewOfKey(&k))
 	}
 	for i := range spec.Projects {
 		project := projectView{spec.Projects[i].ID, append([]string{}, spec.Projects[i].Users...), []allocationView{}}

@@ -103,7 +103,7 @@ func (p *program) copyLedger(ctx context.Context, o *copyOptions) (err error) {
 		return err
 	}
 	if policy != "" {
-		if has, err := target.ChoosePolicy(ctx, policy); err != nil {
+		if has, err := ledger.ChoosePolicy(ctx, target, policy); err != nil {
 			return err
 		} else if has != policy {
 			return usageError("the policy of %s is %s, that of %s is %s: make them the same first (amieusage admin policy)", o.from, policy, to, has)
@@ -116,9 +116,6 @@ func (p *program) copyLedger(ctx context.Context, o *copyOptions) (err error) {
 		if printErr := p.printCopy(o.output, reports); err == nil {
 			err = printErr
 		}
-	}
-	if err == nil {
-		err = source.SetMoved(ctx, names, p.clock())
 	}
 	if err == nil {
 		again, secret := postgres.WithoutPassword(string(to))

@@ -19,8 +19,10 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/amieusage/amieusage"
 	"github.com/amieusage/amieusage/internal/ledger"
 	"github.com/amieusage/amieusage/internal/pgtest"
+	"github.com/amieusage/amieusage/internal/sqlite"
 )
 
 // copyCommits are the commits of a copy of two sites by the names that their
@@ -159,6 +161,9 @@ func (c *copyCrash) run(t *testing.T, url string, p *crashPlan, restart bool) (v
 		default:
 			t.Errorf("%v: %d sites are served", p, served)
 		}
+		if strings.HasPrefix(p.point, "serve copy: ") {
+			c.wantMoved(t, p)
+		}
 		return nil, true
 	}
 	if err == nil {
@@ -168,6 +173,18 @@ func (c *copyCrash) run(t *testing.T, url string, p *crashPlan, restart bool) (v
 		t.Fatalf("%v: %v: %s%s", cmd.Args, err, &stdout, &stderr)
 	}
 	return views, false
+}
+
+// wantMoved holds that the file serves no site whose copy was about to be served.
+func (c *copyCrash) wantMoved(t *testing.T, p *crashPlan) {
+	t.Helper()
+	file := must[*sqlite.Ledger](t)(sqlite.OpenLedger(t.Context(), c.path))
+	defer file.Close()
+	for _, s := range c.sites {
+		if _, err := file.Authority(t.Context(), s.name); amieusage.CodeOf(err) != amieusage.CodeForbidden {
+			t.Errorf("%v: the file serves %s, too: %v", p, s.name, err)
+		}
+	}
 }
 
 // A copyState is how far a copy is.

@@ -5,14 +5,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/amieusage/amieusage"
 	"github.com/amieusage/amieusage/internal/ledger"
+	"github.com/amieusage/amieusage/internal/siteconfig"
 )
 
 func (p *program) adminHistoryCommand() *cobra.Command {
@@ -69,22 +68,13 @@ Old versions that were archived (amieusage admin archive) are in the archives on
 
 // parseSince reads a time, or how long ago it was.
 func parseSince(text string, now time.Time) (time.Time, error) {
-	if t, err := time.Parse(time.DateOnly, text); err == nil {
+	if t, err := amieusage.ParseTime(text); err == nil {
 		return t, nil
 	}
-	if t, err := time.Parse(time.RFC3339, text); err == nil {
-		return t, nil
-	}
-	length := text
-	if number, found := strings.CutSuffix(text, "d"); found {
-		if days, err := strconv.ParseUint(number, 10, 16); err == nil {
-			length = fmt.Sprintf("%dh", 24*days)
-		}
-	}
-	if d, err := time.ParseDuration(length); err == nil && d >= 0 {
+	if d, err := siteconfig.ParseDuration(text); err == nil {
 		return now.Add(-d), nil
 	}
-	return time.Time{}, usageError("--since %q is no time: give a date (2026-11-01, in UTC), a time with its zone (2026-11-01T08:00:00Z), or a length (36h, 7d)", text)
+	return time.Time{}, usageError("--since %q is no time: give a date (2026-11-01, in UTC), a time (2026-11-01T08:00:00Z), or a length (36h, 7d)", text)
 }
 
 // An eventView is an event as programs see it.
@@ -161,7 +151,7 @@ func (p *program) showHistory(ctx context.Context, store ledgerStore, q ledger.H
 		}
 	}
 	if q.LocalRecordID != "" || q.KeyID != 0 || q.Project != "" {
-		if versions, err = store.History(ctx, q); err != nil {
+		if versions, err = ledger.History(ctx, store, q); err != nil {
 			return &statusError{exitUsage, err}
 		}
 	}

@@ -154,7 +154,7 @@ func (p *program) serve(ctx context.Context, o *serveOptions) error {
 			log.Error("closing the ledger", "error", err)
 		}
 	}()
-	chosen, err := store.ChoosePolicy(p.acting(ctx), cmp.Or(policy, ledger.Strict))
+	chosen, err := ledger.ChoosePolicy(p.acting(ctx), store, cmp.Or(policy, ledger.Strict))
 	if err != nil {
 		return err
 	}

@@ -25,12 +25,13 @@ func (p *program) adminUndoCommand() *cobra.Command {
 		Long: `Make the records that a key has sent since a time what they were before: each gets a new
 revision with its former content. A record that the key has added cannot go away; its
 charge becomes 0. Only records whose newest version is the key's are changed: where a site
-has corrected one since, that correction stands, and is listed. The ledger keeps all
+has corrected one since, that correction stands, and is listed. Look at the keys that the
+former versions were sent with: another stolen key's is undone by its own number. The ledger keeps all
 versions (see: amieusage admin history), and remembers who has undone them.
 
 Revoke the key first. Nothing of the site may be queued at that moment, so that nothing
-newer is replaced: while the service runs, this waits for it. The service then loads the
-new versions as it loads all else; where it is stopped, its next start does.
+newer is replaced: run this while the service runs, and it waits up to 30 seconds for the
+service to load. The new versions are loaded as all else is.
 
 Undoing again changes nothing more. Failed records that the key has cleared stay cleared
 (see: amieusage admin history --key N).
@@ -68,15 +69,18 @@ Exit status: 0 all is undone, 1 some records were left as they are, which are li
 			undone, err = ledger.Undo(ctx, store, of, key, steps, p.clock(), p.waitForLoading(ctx))
 		}
 		if errors.Is(err, ledger.ErrQueueFull) {
-			err = fmt.Errorf("%d records were undone; others of site %s are queued: start the service, and run this again", undone, of)
+			err = fmt.Errorf("site %s has records that are not loaded yet: see that the service runs, and run this again", of)
 		}
-		if printErr := p.printUndo(output, steps, dryRun); err == nil {
-			err = printErr
+		if err != nil {
+			return fmt.Errorf("%d records were undone, and the others were left: %w", undone, err)
 		}
-		if err == nil && slices.ContainsFunc(steps, func(s ledger.UndoStep) bool { return s.Left != "" && s.Left != ledger.LeftUndone }) {
-			err = &statusError{1, errors.New("some records were left as they are: see the list, and correct those that are wrong (amieusage adjust, or the site's accounting)")}
+		if err := p.printUndo(output, steps, dryRun); err != nil {
+			return err
 		}
-		return err
+		if slices.ContainsFunc(steps, func(s ledger.UndoStep) bool { return s.Left != "" && s.Left != ledger.LeftUndone }) {
+			return &statusError{1, errors.New("some records were left as they are: see the list, and correct those that are wrong (amieusage adjust, or the site's accounting)")}
+		}
+		return nil
 	})
 	f := cmd.Flags()
 	f.Int64Var(&key, "key", 0, "the key's number in: amieusage admin key list (required)")
@@ -118,6 +122,7 @@ type undoView struct {
 	Revision      int         `json:"revision"`
 	Charge        json.Number `json:"charge"`
 	Becomes       json.Number `json:"becomes"`
+	SentWith      int64       `json:"becomes_as_sent_with_key,omitempty"`
 	Added         bool        `json:"added,omitempty"`
 	Left          string      `json:"left,omitempty"`
 }
@@ -126,7 +131,7 @@ func (p *program) printUndo(output outputFlag, steps []ledger.UndoStep, dryRun b
 	views, rows := []undoView{}, [][]string{}
 	for _, s := range steps {
 		v := undoView{s.Site, s.Identity.Resource, string(s.Identity.UsageType), s.Identity.LocalRecordID, s.Identity.KeyTime.UTC(), s.Revision,
-			json.Number(s.Now.String()), json.Number(s.Was.String()), s.Added, string(s.Left)}
+			json.Number(s.Now.String()), json.Number(s.Was.String()), s.WasKey, s.Added, string(s.Left)}
 		views = append(views, v)
 		becomes := v.Becomes.String()
 		switch {
@@ -134,6 +139,8 @@ func (p *program) printUndo(output outputFlag, steps []ledger.UndoStep, dryRun b
 			becomes = "stays: " + v.Left
 		case s.Added:
 			becomes += " (the key has added it)"
+		default:
+			becomes += ", as sent with " + sender(s.WasKey)
 		}
 		rows = append(rows, []string{v.Site, v.UsageType, v.LocalRecordID, v.Resource, strconv.Itoa(v.Revision), v.Charge.String(), becomes})
 	}

@@ -52,7 +52,8 @@ func (h *Handler) clear(x *exchange) (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := h.service.Clear(x.Context(), x.who, ids); err != nil {
+	ctx := ledger.WithActor(x.Context(), ledger.Actor{From: addressOf(x.RemoteAddr).String()})
+	if err := h.service.Clear(ctx, x.who, ids); err != nil {
 		return nil, err
 	}
 	return jsonAnswer(struct{ Message string }{strconv.Itoa(len(ids)) + " failed records have been cleared."})

@@ -24,6 +24,9 @@ type CopySource interface {
 	// Rows gives the rows of a table of a site behind a key, in order of the
 	// key, each in the same slice.
 	Rows(ctx context.Context, site SiteID, t *CopyTable, after []int64) iter.Seq2[[]any, error]
+	// SetMoved marks sites as served by the ledger that they were copied into, and no longer
+	// from here.
+	SetMoved(ctx context.Context, names []string) error
 }
 
 // A CopyTarget is a ledger that sites are copied into. A site is not served
@@ -171,6 +174,11 @@ func (c *Copy) Run(ctx context.Context, names []string) ([]CopyReport, error) {
 	}
 	if differs != nil {
 		return reports, differs
+	}
+	// In this order: cut off in between, no ledger serves the sites until the copy is run again,
+	// rather than both.
+	if err := c.From.SetMoved(ctx, names); err != nil {
+		return reports, err
 	}
 	return reports, c.To.Serve(ctx, whole)
 }

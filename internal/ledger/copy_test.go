@@ -76,6 +76,9 @@ func (m *copyMemory) Append(_ context.Context, _ SiteID, t *CopyTable, after []i
 	return nil
 }
 
+// SetMoved is as the source.
+func (m *copyMemory) SetMoved(context.Context, []string) error { return nil }
+
 func (m *copyMemory) Serve(context.Context, []*CopySite) error {
 	m.served = true
 	return nil

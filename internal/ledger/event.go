@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -91,12 +92,22 @@ func labelled(label string) string {
 
 // ArchivedEvent returns the event of batches that were moved into a file.
 func ArchivedEvent(ctx context.Context, file string, batches []int64) Event {
-	return NewEvent(ctx, ActorOf(ctx).At, 0, "archived", "batches %s in %s", ranges(batches), file)
+	return NewEvent(ctx, ActorOf(ctx).At, 0, "archived", "%d batches, from %d to %d, in %s", len(batches), slices.Min(batches), slices.Max(batches), file)
 }
 
 // CopiedEvent returns the event of a site that was copied into the ledger.
 func CopiedEvent(ctx context.Context, site string) Event {
 	return NewEvent(ctx, ActorOf(ctx).At, 0, "copied", "site %s into this ledger", site)
+}
+
+// ChoosePolicy sets the ledger's policy where none was chosen yet, and returns the one that
+// the ledger has.
+func ChoosePolicy(ctx context.Context, store Store, policy Policy) (Policy, error) {
+	has, err := store.Policy(ctx)
+	if err == nil && has == "" {
+		has, err = store.SetPolicy(ctx, policy, true)
+	}
+	return cmp.Or(has, policy), err
 }
 
 // PolicyEvent returns the event of another policy.
@@ -308,9 +319,62 @@ func (r *FailedHistoryRow) Row(q *HistoryQuery, site string) (HistoryRow, bool) 
 	}
 	if record := StoredFailed(r.FailedID, r.UsageType, r.Failure, r.Record).Record; record != nil {
 		c := record.Common()
-		row.Project, row.Username, row.Charge = c.LocalProjectID, c.Username, c.Charge
+		row.Project, row.Username, row.Charge = c.LocalProjectID, c.Username, signed(record)
 	}
 	return row, q.Project == "" || q.Project == row.Project
+}
+
+// signed returns the charge of a record, negative where it is given back.
+func signed(record amieusage.Record) amieusage.Charge {
+	charge := record.Common().Charge
+	a, adjusts := record.(*amieusage.AdjustmentRecord)
+	units, err := charge.Millionths()
+	if err != nil || !adjusts || !a.AdjustmentType.GivesBack() {
+		return charge
+	}
+	return amieusage.ChargeOfMillionths(-units)
+}
+
+// History returns what a store's History does. Of adjustments that were replaced, whose type
+// may have been another, it looks up whether they gave back.
+func History(ctx context.Context, store Store, q HistoryQuery) ([]HistoryRow, error) {
+	rows, err := store.History(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	sites := map[string]SiteID{}
+	for i := range rows {
+		r := &rows[i]
+		if r.Revision == 0 || r.Newest || r.Identity.UsageType != amieusage.Adjustment {
+			continue
+		}
+		if _, known := sites[r.Site]; !known {
+			authority, err := store.Authority(ctx, r.Site)
+			if err != nil {
+				return nil, err
+			}
+			sites[r.Site] = authority.Site
+		}
+		revisions, err := store.Revisions(ctx, sites[r.Site], r.Identity)
+		if err != nil {
+			return nil, err
+		}
+		for _, v := range revisions {
+			if v.Number == r.Revision {
+				r.Charge = v.signed(r.Identity.UsageType)
+			}
+		}
+	}
+	return rows, nil
+}
+
+// signed returns the charge of a revision, negative where it is given back, as far as its
+// content is here.
+func (r *Revision) signed(t amieusage.UsageType) amieusage.Charge {
+	if record, err := amieusage.CheckRecord(t, r.Record); err == nil {
+		return signed(record)
+	}
+	return r.Charge
 }
 
 // Page returns the first rows of a query, in order of acceptance.

@@ -57,7 +57,7 @@ func (s *Service) Failed(ctx context.Context, who Caller, q FailedQuery) ([]amie
 // Clear clears failed records of the site, all or none. Ids that are not the
 // site's are an [*UnknownFailedError].
 func (s *Service) Clear(ctx context.Context, who Caller, ids []int64) error {
-	actor := ActorOf(ctx)
+	actor := ActorOf(ctx) // with the address that it comes from
 	actor.Who, actor.KeyID = fmt.Sprintf("key %d", who.KeyID), who.KeyID
 	return s.store.Clear(WithActor(ctx, actor), who.Site, ids, s.clock())
 }

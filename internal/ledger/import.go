@@ -138,7 +138,11 @@ func (imp *siteImport) allocations(spec *ProjectSpec, project *Project) error {
 		old[allocationKey{a.Resource, Nanos(a.Start)}] = a
 	}
 	project.Allocations = nil
-	stated, err := imp.edited(spec, old)
+	names := map[int64]string{}
+	for name, resource := range imp.registry.Resources {
+		names[resource] = name
+	}
+	stated, err := imp.edited(spec, old, names)
 	if err != nil {
 		return err
 	}
@@ -170,10 +174,6 @@ func (imp *siteImport) allocations(spec *ProjectSpec, project *Project) error {
 		imp.changed(spec.ID, action, "allocation of project %s on %s from %s: %s until %s%s", spec.ID, s.Resource,
 			amieusage.FormatTime(a.Start), amieusage.ChargeOfMillionths(a.Amount), amieusage.FormatTime(a.End), was)
 	}
-	names := map[int64]string{}
-	for name, resource := range imp.registry.Resources {
-		names[resource] = name
-	}
 	for _, a := range slices.SortedFunc(maps.Values(old), func(a, b Allocation) int {
 		return cmp.Or(cmp.Compare(names[a.Resource], names[b.Resource]), a.Start.Compare(b.Start))
 	}) {
@@ -191,13 +191,9 @@ type allocationKey struct{ resource, start int64 }
 
 // edited returns all allocations that a project has once the spec's are added, changed or
 // removed.
-func (imp *siteImport) edited(spec *ProjectSpec, old map[allocationKey]Allocation) ([]AllocationSpec, error) {
+func (imp *siteImport) edited(spec *ProjectSpec, old map[allocationKey]Allocation, names map[int64]string) ([]AllocationSpec, error) {
 	if spec.Edit == EditWhole {
 		return spec.Allocations, nil
-	}
-	names := map[int64]string{}
-	for name, resource := range imp.registry.Resources {
-		names[resource] = name
 	}
 	left := maps.Clone(old)
 	var stated []AllocationSpec

@@ -190,11 +190,9 @@ type Store interface {
 	Keys(ctx context.Context, siteName string) ([]Key, error)
 	// Policy returns the ledger's policy, or "" where none was chosen yet.
 	Policy(ctx context.Context) (Policy, error)
-	// ChoosePolicy sets the ledger's policy where none was chosen yet, and returns the one
-	// that the ledger has.
-	ChoosePolicy(ctx context.Context, policy Policy) (Policy, error)
-	// SetPolicy changes the ledger's policy, and returns the one that it had.
-	SetPolicy(ctx context.Context, policy Policy) (before Policy, err error)
+	// SetPolicy changes the ledger's policy, or, with first, sets it only where none was chosen
+	// yet. It returns the one that the ledger had.
+	SetPolicy(ctx context.Context, policy Policy, first bool) (before Policy, err error)
 	// Events returns what was done, in order of time, to the ledger or to what the query
 	// selects of it. Imports, keys, clearing, archiving, copying, restoring and the
 	// policy leave an event each, in the transaction that does it, which names the context's

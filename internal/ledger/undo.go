@@ -24,8 +24,9 @@ func UndoneEvent(ctx context.Context, b *Batch) Event {
 type UndoStep struct {
 	Site     string
 	Identity amieusage.Identity
-	Revision int // the newest one of the key
-	Now, Was amieusage.Charge
+	Revision int              // the newest one of the key
+	Now, Was amieusage.Charge // negative where it is given back
+	WasKey   int64            // which had sent what it goes back to
 	// Left says why the record stays as it is; "": it goes back to what it was.
 	Left LeftReason
 	// Added: there was no record before, and its charge becomes 0.
@@ -85,24 +86,23 @@ func undoStep(id amieusage.Identity, revisions []Revision, keyID int64, since ti
 	}
 	theirs := func(r Revision) bool { return r.KeyID == keyID && !r.AcceptedAt.Before(since) }
 	newest := revisions[len(revisions)-1]
-	step.Revision, step.Now, step.Was = newest.Number, newest.Charge, newest.Charge
+	step.Revision, step.Now = newest.Number, newest.signed(id.UsageType)
+	step.Was = step.Now
 	if !theirs(newest) {
 		if step.Left = LeftLater; newest.KeyID == 0 {
 			step.Left = LeftUndone
 		}
 		return step, nil
 	}
-	before := slices.IndexFunc(revisions, theirs) // the first of theirs
-	for i := len(revisions) - 1; i >= 0; i-- {
-		if !theirs(revisions[i]) {
-			before = i + 1 // behind the last that is not
-			break
-		}
+	before := len(revisions) - 1 // the last that is not theirs; -1: none is
+	for before >= 0 && theirs(revisions[before]) {
+		before--
 	}
 	switch {
-	case before > 0 && revisions[before-1].Record != nil:
-		step.content, step.Was = revisions[before-1].Record, revisions[before-1].Charge
-	case before > 0 || revisions[0].Number > 1 || newest.Record == nil:
+	case before >= 0 && revisions[before].Record != nil:
+		step.content, step.Was = revisions[before].Record, revisions[before].signed(id.UsageType)
+		step.WasKey = revisions[before].KeyID
+	case before >= 0 || revisions[0].Number > 1 || newest.Record == nil:
 		step.Left = LeftArchived
 	default:
 		record, err := amieusage.CheckRecord(id.UsageType, newest.Record)

@@ -21,6 +21,9 @@ import (
 // rowsSource is a source of one site, PSC, with the rows of some tables.
 type rowsSource map[string][][]any
 
+// SetMoved does nothing.
+func (s rowsSource) SetMoved(context.Context, []string) error { return nil }
+
 func (s rowsSource) Sites(context.Context) ([]string, error) { return []string{"PSC"}, nil }
 
 func (s rowsSource) Site(context.Context, string) (*ledger.CopySite, error) {

@@ -120,7 +120,6 @@ func registryAllocation(v value) (a ledger.AllocationSpec, err error) {
 			return read(v)
 		}}
 	}
-	var lastDay bool
 	err = v.fields(
 		needed("resource", func(v value) error {
 			if err := text(&a.Resource)(v); err != nil || v.keys != nil {
@@ -128,16 +127,9 @@ func registryAllocation(v value) (a ledger.AllocationSpec, err error) {
 			}
 			return checkName(v, "resource", a.Resource)
 		}),
-		needed("amount", parsed(func(text string) error {
-			charge, err := amieusage.ParseCharge(text)
-			if err == nil {
-				a.Amount, err = charge.Millionths()
-			}
-			switch {
-			case err != nil:
+		needed("amount", parsed(func(text string) (err error) {
+			if a.Amount, err = ParseAmount(text); err != nil {
 				return fmt.Errorf("amount %w", err)
-			case a.Amount < 0:
-				return errors.New("amount must not be negative")
 			}
 			return nil
 		})),
@@ -148,11 +140,9 @@ func registryAllocation(v value) (a ledger.AllocationSpec, err error) {
 			return nil
 		})),
 		needed("end", parsed(func(text string) (err error) {
-			if a.End, err = amieusage.ParseTime(text); err != nil {
+			if a.End, err = ParseEnd(text); err != nil {
 				return fmt.Errorf("end %w", err)
 			}
-			_, err = time.Parse(time.DateOnly, text)
-			lastDay = err == nil
 			return nil
 		})),
 	)
@@ -164,16 +154,44 @@ func registryAllocation(v value) (a ledger.AllocationSpec, err error) {
 			return a, v.errorf("an allocation needs its %s, as in {resource: rm, amount: 100000, start: 2026-01-01, end: 2026-12-31}", key)
 		}
 	}
-	if lastDay {
-		a.End = a.End.AddDate(0, 0, 1) // the last day is part of it
-	}
-	switch {
-	case !a.Start.Before(a.End):
+	if !a.Start.Before(a.End) {
 		return a, v.errorf("end must not be before start")
-	case a.Start.Year() < 1970 || a.End.Year() > 2200:
-		return a, v.errorf("an allocation lies between the years 1970 and 2199")
+	}
+	if err := CheckYears(a.Start, a.End); err != nil {
+		return a, v.errorf("%w", err)
 	}
 	return a, nil
+}
+
+// ParseAmount reads what an allocation grants, in millionths of a unit.
+func ParseAmount(text string) (int64, error) {
+	charge, err := amieusage.ParseCharge(text)
+	if err != nil {
+		return 0, err
+	}
+	amount, err := charge.Millionths()
+	if err == nil && amount < 0 {
+		err = errors.New("must not be negative")
+	}
+	return amount, err
+}
+
+// ParseEnd reads the time that an allocation ends at. A day alone is part of it.
+func ParseEnd(text string) (time.Time, error) {
+	end, err := amieusage.ParseTime(text)
+	if _, notDay := time.Parse(time.DateOnly, text); err == nil && notDay == nil {
+		end = end.AddDate(0, 0, 1)
+	}
+	return end, err
+}
+
+// CheckYears refuses the times of an allocation that no ledger can hold; a zero end is
+// none.
+func CheckYears(start, end time.Time) error {
+	if start.Year() < 1970 || end.Year() > 2200 {
+		return errors.New("an allocation lies between the years 1970 and 2199")
+	}
+	return nil
 }
 
 // FormatRegistry writes a registry.yaml, which [ParseRegistry] reads.

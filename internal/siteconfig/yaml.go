@@ -265,7 +265,7 @@ func flag(to *bool) reader {
 
 func duration(key string, to *time.Duration) reader {
 	return parsed(func(text string) error {
-		d, err := parseDuration(text)
+		d, err := ParseDuration(text)
 		if err != nil {
 			return fmt.Errorf("%s must be a duration such as 72h or 30m, not %q", key, text)
 		}
@@ -274,9 +274,9 @@ func duration(key string, to *time.Duration) reader {
 	})
 }
 
-// parseDuration reads a duration that is not negative; besides Go's units there
+// ParseDuration reads a duration that is not negative; besides Go's units there
 // are days: 400d.
-func parseDuration(text string) (time.Duration, error) {
+func ParseDuration(text string) (time.Duration, error) {
 	if days, ok := strings.CutSuffix(text, "d"); ok {
 		n, err := strconv.ParseUint(days, 10, 16)
 		return time.Duration(n) * 24 * time.Hour, err

@@ -107,7 +107,8 @@ func (s *CopySource) Policy(ctx context.Context) (ledger.Policy, error) {
 
 // SetMoved marks sites as served by the ledger that they were copied into, and no longer from
 // this file.
-func (s *CopySource) SetMoved(ctx context.Context, names []string, now time.Time) (err error) {
+func (s *CopySource) SetMoved(ctx context.Context, names []string) (err error) {
+	now := ledger.ActorOf(ctx).At
 	defer func() { err = s.failure(ctx, err) }()
 	defer sqlitex.Save(s.conn)(&err)
 	for _, name := range names {

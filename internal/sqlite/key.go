@@ -2,7 +2,6 @@ package sqlite
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"zombiezen.com/go/sqlite"
@@ -20,18 +19,28 @@ func siteOf(conn *sqlite.Conn, name string) (int64, error) {
 	return site, err
 }
 
+// servedSite returns the number of a site that was not moved to another ledger.
+func servedSite(conn *sqlite.Conn, name string) (int64, error) {
+	site, err := siteOf(conn, name)
+	if err != nil {
+		return 0, err
+	}
+	moved, err := number(conn, `SELECT moved_at FROM sites WHERE site_id = ?`, site)
+	if err == nil && moved != 0 {
+		err = ledger.MovedSite(name)
+	}
+	return site, err
+}
+
 // Authority returns what a site's requests are checked against.
 func (l *Ledger) Authority(ctx context.Context, siteName string) (*ledger.Authority, error) {
 	a := &ledger.Authority{Name: siteName, Resources: map[string]bool{}}
 	err := l.db.read(ctx, func(conn *sqlite.Conn) error {
-		site, err := siteOf(conn, siteName)
+		site, err := servedSite(conn, siteName)
 		if err != nil {
 			return err
 		}
 		a.Site = ledger.SiteID(site)
-		if moved, err := number(conn, `SELECT moved_at FROM sites WHERE site_id = ?`, site); err != nil || moved != 0 {
-			return errors.Join(err, ledger.MovedSite(siteName))
-		}
 		if a.Policy, err = policyOf(conn); err != nil {
 			return err
 		}
@@ -65,7 +74,7 @@ func (l *Ledger) Authority(ctx context.Context, siteName string) (*ledger.Author
 // CreateKey stores the hash of a key of the site.
 func (l *Ledger) CreateKey(ctx context.Context, siteName string, hash ledger.KeyHash, label string, now time.Time) (key ledger.Key, err error) {
 	err = l.db.write(ctx, "create key", func(conn *sqlite.Conn) error {
-		site, err := siteOf(conn, siteName)
+		site, err := servedSite(conn, siteName)
 		if err != nil {
 			return err
 		}

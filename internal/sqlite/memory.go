@@ -29,25 +29,8 @@ func (l *Ledger) Policy(ctx context.Context) (policy ledger.Policy, err error) {
 	return policy, err
 }
 
-// ChoosePolicy sets the ledger's policy where it has none, and returns it.
-func (l *Ledger) ChoosePolicy(ctx context.Context, policy ledger.Policy) (ledger.Policy, error) {
-	before, err := l.Policy(ctx)
-	if err == nil && before == "" {
-		before, err = l.setPolicy(ctx, policy, true)
-	}
-	if before == "" {
-		before = policy
-	}
-	return before, err
-}
-
-// SetPolicy changes the ledger's policy.
-func (l *Ledger) SetPolicy(ctx context.Context, policy ledger.Policy) (before ledger.Policy, err error) {
-	return l.setPolicy(ctx, policy, false)
-}
-
-// setPolicy changes the ledger's policy, or only chooses the first one.
-func (l *Ledger) setPolicy(ctx context.Context, policy ledger.Policy, first bool) (before ledger.Policy, err error) {
+// SetPolicy changes the ledger's policy, or only chooses the first one.
+func (l *Ledger) SetPolicy(ctx context.Context, policy ledger.Policy, first bool) (before ledger.Policy, err error) {
 	err = l.db.write(ctx, "policy", func(conn *sqlite.Conn) error {
 		if before, err = policyOf(conn); err != nil || before == policy || first && before != "" {
 			return err

@@ -174,6 +174,9 @@ func importSite(ctx context.Context, conn *sqlite.Conn, spec *ledger.SiteSpec) (
 		site = conn.LastInsertRowID()
 		added = []ledger.Change{{Action: "added", What: "site " + spec.Name}}
 	}
+	if _, err := servedSite(conn, spec.Name); err != nil {
+		return nil, err
+	}
 	registry, err := readRegistry(conn, ledger.SiteID(site))
 	if err != nil {
 		return nil, err

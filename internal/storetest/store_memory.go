@@ -94,7 +94,7 @@ func testHistory(m *storeModel) {
 	m.send(s, job("1", "100"), job("3", "3", func(r *amieusage.ComputeRecord) { r.Username = "nobody" }))
 	m.load()
 	history := func(q ledger.HistoryQuery) (lines []string) {
-		rows, err := m.store.History(context.Background(), q)
+		rows, err := ledger.History(context.Background(), m.store, q)
 		m.noError(err)
 		for _, r := range rows {
 			line := fmt.Sprintf("%s key %d: %s %s", r.Site, r.KeyID, r.Identity.LocalRecordID, r.Charge)
@@ -122,6 +122,14 @@ func testHistory(m *storeModel) {
 	m.equal("another project", []string(nil), history(ledger.HistoryQuery{Project: beta + "x"}))
 	m.equal("another site", []string(nil), history(ledger.HistoryQuery{LocalRecordID: "1", Site: "NCSA"}))
 	m.equal("strange texts", []string(nil), history(ledger.HistoryQuery{LocalRecordID: "a\x00b"}))
+	// What an adjustment was, it was with its own sign.
+	for _, kind := range []amieusage.AdjustmentType{amieusage.Credit, amieusage.Debit, amieusage.Refund} {
+		m.send(s, adjustment(kind, "adj", map[amieusage.AdjustmentType]string{amieusage.Credit: "5", amieusage.Debit: "7", amieusage.Refund: "9"}[kind]))
+		m.load()
+	}
+	m.equal("an adjustment", []string{
+		fmt.Sprintf("PSC key %d: adj -5 revision 1 false", stolen), fmt.Sprintf("PSC key %d: adj 7 revision 2 false", stolen),
+		fmt.Sprintf("PSC key %d: adj -9 revision 3 true", stolen)}, history(ledger.HistoryQuery{LocalRecordID: "adj"}))
 	_, err := m.store.History(context.Background(), ledger.HistoryQuery{Site: "TACC"})
 	m.hasCode(err, amieusage.CodeNotFound)
 }
@@ -138,7 +146,7 @@ func testPolicy(m *storeModel) {
 	chosen := make([]ledger.Policy, 4)
 	for i := range chosen {
 		group.Go(func() {
-			policy, err := stores[i%2].ChoosePolicy(ctx, []ledger.Policy{ledger.Open, ledger.Strict}[i%2])
+			policy, err := ledger.ChoosePolicy(ctx, stores[i%2], []ledger.Policy{ledger.Open, ledger.Strict}[i%2])
 			if err != nil {
 				m.t.Error(err)
 			}
@@ -152,7 +160,7 @@ func testPolicy(m *storeModel) {
 		m.equal("chosen", policy, p)
 	}
 	for _, p := range []ledger.Policy{ledger.Open, ledger.Strict, ledger.Strict} {
-		before, err := m.store.SetPolicy(ctx, p)
+		before, err := m.store.SetPolicy(ctx, p, false)
 		m.noError(err)
 		m.equal("before", policy, before)
 		policy = p
@@ -180,7 +188,7 @@ func testPolicy(m *storeModel) {
 	report, err := open.LoadSome(ctx)
 	m.noError(err)
 	m.equal("failed", 1, report.Failed)
-	_, err = m.store.SetPolicy(ctx, ledger.Open) // while it is served
+	_, err = m.store.SetPolicy(ctx, ledger.Open, false) // while it is served
 	m.noError(err)
 	_, err = open.Accept(ctx, who, resources, message("2", bulk))
 	m.noError(err)

@@ -1,5 +1,5 @@
--- The ledger remembers who did what. Programs that know no events work with this
--- schema.
+-- The ledger remembers who did what, and has its policy. A program that does not know
+-- would load by the policy that it was started with.
 
 -- +goose Up
 -- What is served waits behind this wait for a lock; it is tried again.
@@ -10,6 +10,7 @@ CREATE TABLE ledger (
     policy      text COLLATE "C" NOT NULL DEFAULT '', -- strict or open; '': none was chosen yet
     last_key_id bigint NOT NULL DEFAULT 0
 );
+UPDATE schema_compatibility SET oldest_schema = 3;
 COMMENT ON TABLE ledger IS 'shared';
 INSERT INTO ledger (id, last_key_id) SELECT 1, coalesce(max(key_id), 0) FROM api_keys;
 
