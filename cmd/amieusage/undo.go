@@ -64,9 +64,9 @@ Exit status: 0 all is undone, 1 some records were left as they are, which are li
 		if err != nil {
 			return err
 		}
-		undone := 0
+		undone, loaded := 0, true
 		if !dryRun {
-			undone, err = ledger.Undo(ctx, store, of, key, steps, p.clock(), p.waitForLoading(ctx))
+			undone, loaded, err = ledger.Undo(ctx, store, of, key, steps, p.clock(), p.waitForLoading(ctx))
 		}
 		if errors.Is(err, ledger.ErrQueueFull) {
 			err = fmt.Errorf("site %s has records that are not loaded yet: see that the service runs, and run this again", of)
@@ -76,6 +76,9 @@ Exit status: 0 all is undone, 1 some records were left as they are, which are li
 		}
 		if err := p.printUndo(output, steps, dryRun); err != nil {
 			return err
+		}
+		if !loaded {
+			fmt.Fprintln(p.stderr, "the former versions are queued, and stand once the service has loaded them: see that it runs")
 		}
 		if slices.ContainsFunc(steps, func(s ledger.UndoStep) bool { return s.Left != "" && s.Left != ledger.LeftUndone }) {
 			return &statusError{1, errors.New("some records were left as they are: see the list, and correct those that are wrong (amieusage adjust, or the site's accounting)")}

@@ -127,11 +127,12 @@ const undoRecords = 1000
 
 // Undo makes the records of one site what they were, as new revisions that the next loading brings. What is
 // queued must be loaded before, so that nothing newer is replaced: busy is asked, each time, whether
-// to try again. Records that were undone before an error stay so.
-func Undo(ctx context.Context, store Store, site string, keyID int64, steps []UndoStep, now time.Time, busy func() bool) (undone int, err error) {
+// to try again. Records that were undone before an error stay so. loaded says whether the new
+// revisions stand; if not, they are queued.
+func Undo(ctx context.Context, store Store, site string, keyID int64, steps []UndoStep, now time.Time, busy func() bool) (undone int, loaded bool, err error) {
 	authority, err := store.Authority(ctx, site)
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	byType := map[amieusage.UsageType][]UndoStep{}
 	for _, s := range steps {
@@ -152,11 +153,16 @@ func Undo(ctx context.Context, store Store, site string, keyID int64, steps []Un
 					break
 				}
 				if !errors.Is(err, ErrQueueFull) || !busy() {
-					return undone, err
+					return undone, false, err
 				}
 			}
 			undone += len(chunk)
 		}
 	}
-	return undone, nil
+	for {
+		counts, err := store.Counts(ctx, authority.Site)
+		if err != nil || counts.Queued == 0 || !busy() {
+			return undone, err == nil && counts.Queued == 0, err
+		}
+	}
 }

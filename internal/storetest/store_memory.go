@@ -249,20 +249,21 @@ func testUndo(m *storeModel) {
 	before := accepted()
 	// Queued: a later correction, which the plan does not know.
 	m.send(s, job("2", "22"))
-	_, err := ledger.Undo(ctx, m.store, "PSC", stolen, steps, m.now, never)
+	_, _, err := ledger.Undo(ctx, m.store, "PSC", stolen, steps, m.now, never)
 	m.hasCode(err, amieusage.CodeTooManyRequests)
 	m.load()
-	_, err = ledger.Undo(ctx, m.store, "PSC", stolen, steps, m.now, never)
+	_, _, err = ledger.Undo(ctx, m.store, "PSC", stolen, steps, m.now, never)
 	m.hasCode(err, amieusage.CodeConflict)
 	m.equal("accepted", before+1, accepted())
 	m.equal("other sites", 0, len(other.entries))
 	m.check() // until here nothing was undone
 	steps = plan()
 	m.equal("the plan", []string{"1: 101 to 1 ", "2: 22 to 22 " + string(ledger.LeftLater), "9: 900 to 0 "}, charges(steps))
-	undone, err := ledger.Undo(ctx, m.store, "PSC", stolen, steps, m.now, never)
+	undone, loaded, err := ledger.Undo(ctx, m.store, "PSC", stolen, steps, m.now, never)
 	m.noError(err)
 	m.equal("undone", 2, undone)
-	_, err = ledger.Undo(ctx, m.store, "PSC", stolen, steps, m.now, never)
+	m.equal("loaded", false, loaded)
+	_, _, err = ledger.Undo(ctx, m.store, "PSC", stolen, steps, m.now, never)
 	m.hasCode(err, amieusage.CodeTooManyRequests)
 	var batch []modelRecord
 	for _, r := range []amieusage.Record{job("1", "1"), job("9", "0")} {
@@ -270,7 +271,7 @@ func testUndo(m *storeModel) {
 	}
 	s.accept(batch) // the model knows it, too
 	m.load()
-	_, err = ledger.Undo(ctx, m.store, "PSC", stolen, steps, m.now, never)
+	_, _, err = ledger.Undo(ctx, m.store, "PSC", stolen, steps, m.now, never)
 	m.hasCode(err, amieusage.CodeConflict)
 	m.equal("the plan", []string{"1: 1 to 1 " + string(ledger.LeftUndone), "2: 22 to 22 " + string(ledger.LeftLater), "9: 0 to 0 " + string(ledger.LeftUndone)}, charges(plan()))
 	revisions, err := m.store.Revisions(ctx, s.who.Site, job("1", "1").Identity())
