@@ -12,7 +12,7 @@ demo: build ## the main job from end to end: a service, a dump of sacct, what fa
 test: ## every test, with the race detector; installs what is missing
 	scripts/tools.sh
 	# SQLite, which is C made Go, keeps its memory where the detector does not look: unchecked it is many times as fast.
-	CGO_ENABLED=1 go test -race -gcflags=modernc.org/sqlite/lib=-race=false -parallel 4 -timeout 20m ./...
+	CGO_ENABLED=1 go test -race -gcflags=modernc.org/sqlite/lib=-race=false -parallel 4 -timeout 28m ./...
 	go test -run '^TestAllocations$$' ./cmd/amieusage # which the race detector would add to
 
 crash: ## kill 300 processes on each engine, fill disks, step clocks: nothing lost, nothing doubled; CRASH_SEED=N replays
