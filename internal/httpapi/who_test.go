@@ -2,7 +2,8 @@ package httpapi_test
 
 import (
 	"net/http"
-	"strings"
+	"regexp"
+	"strconv"
 	"testing"
 
 	"github.com/amieusage/amieusage/internal/ledger"
@@ -22,12 +23,13 @@ func TestWho(t *testing.T) {
 		t.Fatalf("%v, %v", events, err)
 	}
 	e := events[len(events)-1]
-	if e.Who != "key 1" || e.From != "127.0.0.1" || e.KeyID != 1 || e.Action+" "+e.What != "cleared failed records 1-2" || e.Site != site {
+	key := strconv.FormatInt(who.KeyID, 10)
+	if e.Who != "key "+key || e.From != "127.0.0.1" || e.KeyID != who.KeyID || e.Action+" "+e.What != "cleared failed records 1-2" || e.Site != site {
 		t.Errorf("%+v", e)
 	}
 	b.call(t, "GET", "/api/v1/usage/status", "", "XA-API-KEY", "wrong")
-	for _, text := range []string{`"key":1`, `"claimed_site":"` + site + `"`} {
-		if !strings.Contains(b.log.String(), text) {
+	for _, text := range []string{`"key":` + key + `\b`, `"claimed_site":"` + site + `"`} {
+		if !regexp.MustCompile(text).MatchString(b.log.String()) {
 			t.Errorf("the log has no %s", text)
 		}
 	}

@@ -82,7 +82,7 @@ const standIn = `
 	END $$;`
 
 // siteTables are the tables of sites, in order.
-var siteTables = []string{"acceptance", "allocations", "api_keys", "balances", "batches", "failed_records", "loading", "loads",
+var siteTables = []string{"acceptance", "allocations", "api_keys", "balances", "batches", "events", "failed_records", "loading", "loads",
 	"project_users", "projects", "records", "resources", "revisions", "usage_totals", "users"}
 
 func TestDistribute(t *testing.T) {
@@ -110,7 +110,7 @@ func TestDistribute(t *testing.T) {
 	if changes, err = store.Distribute(ctx); err != nil {
 		t.Fatal(err)
 	}
-	want := []ledger.Change{{Action: "shared", What: "sites"}, {Action: "shared", What: "schema_compatibility"}}
+	want := []ledger.Change{{Action: "shared", What: "sites"}, {Action: "shared", What: "ledger"}, {Action: "shared", What: "schema_compatibility"}}
 	for _, table := range siteTables {
 		want = append(want, ledger.Change{Action: "distributed", What: table})
 	}
@@ -119,6 +119,7 @@ func TestDistribute(t *testing.T) {
 	}
 	calls := strings.Split(queried[string](t, url, "SELECT string_agg(what, E'\n' ORDER BY call) FROM nodes.calls"), "\n")
 	wantCalls := []string{"create_reference_table sites", "truncate_local_data_after_distributing_table sites",
+		"create_reference_table ledger", "truncate_local_data_after_distributing_table ledger",
 		"create_reference_table schema_compatibility", "truncate_local_data_after_distributing_table schema_compatibility"}
 	with := "none"
 	for i, table := range siteTables {
